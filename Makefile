@@ -1,0 +1,45 @@
+# Two commands: `make demo` and `make test`. Both set everything up by themselves.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RADIOGRAPHS ?= ../shared/data/radiographs
+OUTPUT ?= build/radiograph-anatomy
+
+.PHONY: demo test check bench train-default-bundle system-packages clean
+
+demo: $(STAMP)
+	$(BIN)/dicom-gam demo --output demo-output
+
+test: $(STAMP) system-packages
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_verification --json bench.json $(BENCH_ARGS)
+
+# Needs the collected radiographs; the result is compared and then copied by hand into dicom_gam/bundles.
+train-default-bundle: $(STAMP)
+	mkdir -p build
+	$(BIN)/python conformance/default_bundle/prepare.py $(RADIOGRAPHS) > build/images.csv
+	$(BIN)/dicom-gam train conformance/default_bundle/train.toml build/images.csv --output $(OUTPUT)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "dicom_gam needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "No venv module: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	$(BIN)/uv pip install --python $(BIN)/python -e '.[test,check]'
+	touch $@
+
+system-packages:
+	@bash tests/system-packages.sh
+
+clean:
+	rm -rf $(VENV) build demo-output bench.json

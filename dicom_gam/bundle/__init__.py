@@ -1,0 +1,1 @@
+"""The model bundle: manifest, loading and checking, architectures."""

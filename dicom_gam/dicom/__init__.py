@@ -1,0 +1,1 @@
+"""The DICOM edge: decoding, network, result encoding. No torch."""

@@ -1,0 +1,228 @@
+"""The frozen records that travel the road, in the order in which they come about.
+
+`ReceivedInstance` → `Radiograph` → `Prediction` → `Verification` → `AIResult`; an expected refusal is a `Rejection`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
+
+
+class Verdict(StrEnum):
+    """What verification concluded about one prediction."""
+
+    PASS = "PASS"  # noqa: S105 (a verdict, not a password)
+    FAIL = "FAIL"
+    REJECT = "REJECT"
+
+
+class Reason(StrEnum):
+    """Why an input could not become a radiograph; every refusal has exactly one."""
+
+    UNREADABLE = "unreadable"
+    NOT_ACCEPTED_SOP_CLASS = "not-accepted-sop-class"
+    OWN_RESULT = "own-result"
+    NO_PIXELS = "no-pixels"
+    TRUNCATED_PIXELS = "truncated-pixels"
+    UNDECODABLE_PIXELS = "undecodable-pixels"
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"
+    UNSUPPORTED_PHOTOMETRIC_INTERPRETATION = "unsupported-photometric-interpretation"
+    MULTI_FRAME = "multi-frame"
+    ABSURD_DIMENSIONS = "absurd-dimensions"
+    INVALID_ATTRIBUTES = "invalid-attributes"
+    BLANK_IMAGE = "blank-image"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """One DICOM file as it was received; `path` holds the very bytes that came, never changed."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    sha256: str
+    size_bytes: int
+    calling_ae_title: str = ""
+    called_ae_title: str = ""
+    peer_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A named refusal: `reason` for machines, `message` (the thing, the reason, the remedy) for people."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Radiograph:
+    """A decoded single-frame grey radiograph.
+
+    `pixels` is (rows, columns) float32 in [0, 1] as a viewer would show it: Modality LUT, then VOI LUT or window,
+    pixel padding black, MONOCHROME1 turned so that bone is bright.
+    `dataset` is the whole data set without its pixel data. `pixel_sha256` digests the stored pixel values.
+    """
+
+    instance: ReceivedInstance
+    dataset: Dataset
+    pixels: NDArray[np.float32]
+    pixel_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the network said: probabilities over the bundle's classes, in the bundle's order, summing to 1."""
+
+    class_names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    garbage_class: str
+
+    @property
+    def label(self) -> str:
+        """The most probable class, which may be the garbage class."""
+        return self.class_names[max(range(len(self.probabilities)), key=self.probabilities.__getitem__)]
+
+    @property
+    def probability(self) -> float:
+        """The probability of `label`."""
+        return max(self.probabilities)
+
+    @property
+    def garbage_probability(self) -> float:
+        """The probability of the garbage class."""
+        return self.probabilities[self.class_names.index(self.garbage_class)]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One score of one check.
+
+    `bound` says which side of `threshold` is acceptable: "min" means value ≥ threshold, "max" means value ≤ threshold.
+    `p_value` is the score's own conformal p-value (None when the calibration sample can't give one).
+    """
+
+    name: str
+    value: float
+    threshold: float
+    bound: Literal["min", "max"]
+    p_value: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is on the acceptable side; a value that is not a number never is."""
+        return self.value >= self.threshold if self.bound == "min" else self.value <= self.threshold
+
+
+CheckName = Literal["input", "attention", "early"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One of the three checks: its measurements, and the conformal p-value of their combination.
+
+    `level` is the false-alarm rate this check may spend; the check fails when `p_value` ≤ `level`.
+    `reason` is one plain sentence for a reader, empty when the check passed.
+    """
+
+    name: CheckName
+    measurements: tuple[Measurement, ...]
+    p_value: float
+    level: float
+    passed: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verification:
+    """The three checks and what follows from them.
+
+    `attention_map` is (h, w) float32 in [0, 1] at the attention layer's resolution, for the predicted class.
+    `attention_status` is "ok", or "degenerate" when no location speaks for the class.
+    `alpha` is the total false-alarm rate that the operating point promises.
+    `reasons` says in plain sentences why the verdict is not PASS; empty on PASS.
+    `notes` are remarks that do not change the verdict (such as a body part that contradicts the prediction).
+    """
+
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    alpha: float
+    attention_map: NDArray[np.float32]
+    attention_method: str
+    attention_status: Literal["ok", "degenerate"]
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Every measurement of every check, in order."""
+        return tuple(m for check in self.checks for m in check.measurements)
+
+
+@dataclass(frozen=True, slots=True)
+class CodedConcept:
+    """A coded concept: value, coding scheme designator, meaning (PS3.3 8.8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class BundleIdentity:
+    """Which bundle made a result, as it stands in every result, report and audit record."""
+
+    name: str
+    version: str
+    digest: str
+    intended_use: str
+    manufacturer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """One encoded DICOM object to be delivered: the bytes of a complete Part 10 file."""
+
+    role: Literal["sr", "overlay"]
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AIResult:
+    """All that came of one received instance.
+
+    Either `rejection` is set (the input never became a radiograph; no objects), or `prediction`, `verification` and
+    `objects` are. `error` is set instead when our own code failed on this image; its neighbours are not affected.
+    """
+
+    instance: ReceivedInstance
+    bundle: BundleIdentity
+    settings_digest: str
+    rejection: Rejection | None = None
+    error: str | None = None
+    radiograph_pixel_sha256: str = ""
+    study_instance_uid: str = ""
+    prediction: Prediction | None = None
+    verification: Verification | None = None
+    objects: tuple[ResultObject, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """One word for tables and logs: PASS, FAIL, REJECT, UNUSABLE or ERROR."""
+        if self.error is not None:
+            return "ERROR"
+        if self.verification is None:
+            return "UNUSABLE"
+        return self.verification.verdict.value

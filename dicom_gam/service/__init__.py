@@ -1,0 +1,1 @@
+"""The running node: listener, workers and sender in one process."""

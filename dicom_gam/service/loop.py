@@ -1,0 +1,69 @@
+"""The outermost loop of every worker thread: the one place that may catch any exception."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Loop:
+    """A thread that calls `step` until it is told to stop, waiting as many seconds as `step` returns or until woken.
+
+    A step that raises is handed to `failed`, and the next one comes after `pause_s`. `failed` must not raise.
+    """
+
+    def __init__(
+        self, name: str, step: Callable[[], float], failed: Callable[[Exception], None], pause_s: float = 1.0
+    ) -> None:
+        self._step = step
+        self._failed = failed
+        self._pause_s = pause_s
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the loop was told to stop; a long step looks at it between its parts."""
+        return self._stopping.is_set()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """End the current wait."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Make the step in hand the last one. Returns at once; `join` waits."""
+        self._stopping.set()
+        self._woken.set()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the thread's end; False when it took longer than `timeout_s`."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                wait_s = self._step()
+            except Exception as error:  # the outermost loop: nothing may end the thread
+                self._failed(error)
+                wait_s = self._pause_s
+            self._woken.wait(wait_s)
+            self._woken.clear()
+
+
+def describe(error: Exception) -> str:
+    """Say what went wrong without a foreign message, which may quote a patient's data: its type and its place."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    place = "" if traceback is None else f" at {traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+    return f"{type(error).__name__}{place}"

@@ -1,0 +1,96 @@
+"""All figures of a result as plain JSON, for the job's record and the audit log. No patient data."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dicom_gam.records import AIResult, Check, Measurement, Prediction, Verification
+
+
+def result_summary(result: AIResult) -> dict[str, Any]:
+    """Return probabilities, scores, thresholds, p-values, verdict, reasons, digests and output UIDs, JSON-ready.
+
+    A number that JSON can't hold becomes the text "nan", "inf" or "-inf".
+    """
+    summary: dict[str, Any] = {
+        "outcome": result.outcome,
+        "input": {
+            "sop_class_uid": result.instance.sop_class_uid,
+            "sop_instance_uid": result.instance.sop_instance_uid,
+            "study_instance_uid": result.study_instance_uid,
+            "file_sha256": result.instance.sha256,
+            "pixel_sha256": result.radiograph_pixel_sha256,
+        },
+        "bundle": {"name": result.bundle.name, "version": result.bundle.version, "digest": result.bundle.digest},
+        "settings_digest": result.settings_digest,
+        "outputs": [
+            {
+                "role": item.role,
+                "sop_class_uid": item.sop_class_uid,
+                "sop_instance_uid": item.sop_instance_uid,
+                "sha256": hashlib.sha256(item.content).hexdigest(),
+                "size_bytes": len(item.content),
+            }
+            for item in result.objects
+        ],
+    }
+    if result.rejection is not None:
+        summary["rejection"] = {"reason": result.rejection.reason.value, "message": result.rejection.message}
+    if result.prediction is not None:
+        summary["prediction"] = _prediction(result.prediction)
+    if result.verification is not None:
+        summary["verification"] = _verification(result.verification)
+    return summary
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "label": prediction.label,
+        "probabilities": {
+            name: _number(value)
+            for name, value in zip(prediction.class_names, prediction.probabilities, strict=True)
+        },
+        "garbage_class": prediction.garbage_class,
+    }  # fmt: skip
+
+
+def _verification(verification: Verification) -> dict[str, Any]:
+    return {
+        "verdict": verification.verdict.value,
+        "alpha": _number(verification.alpha),
+        "attention_method": verification.attention_method,
+        "attention_status": verification.attention_status,
+        "reasons": list(verification.reasons),
+        "notes": list(verification.notes),
+        "checks": [_check(check) for check in verification.checks],
+    }
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "passed": check.passed,
+        "p_value": _number(check.p_value),
+        "level": _number(check.level),
+        "reason": check.reason,
+        "measurements": [_measurement(measurement) for measurement in check.measurements],
+    }
+
+
+def _measurement(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "name": measurement.name,
+        "value": _number(measurement.value),
+        "threshold": _number(measurement.threshold),
+        "bound": measurement.bound,
+        "p_value": None if measurement.p_value is None else _number(measurement.p_value),
+        "passed": bool(measurement.passed),
+    }
+
+
+def _number(value: float) -> float | str:
+    plain = float(value)
+    return plain if math.isfinite(plain) else str(plain)

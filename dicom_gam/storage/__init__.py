@@ -1,0 +1,1 @@
+"""Jobs, outbox, audit log and blobs behind small protocols."""

@@ -1,0 +1,161 @@
+"""Blobs as files in a folder: temporary file, looped write, size check, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dicom_gam.errors import StorageError
+from dicom_gam.storage.protocols import StoredBlob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_NAME = re.compile(r"[0-9a-f]{32,64}")
+_TEMPORARY = "incoming"
+_SUFFIX = ".dcm"
+
+
+class FolderBlobs:
+    """Blobs under `folder`, spread over 256 sub-folders by the first two letters of the name.
+
+    A write that would leave less than `minimum_free_bytes` on the file system is refused before it begins.
+    """
+
+    def __init__(self, folder: Path, minimum_free_bytes: int = 0) -> None:
+        self._folder = folder
+        self._minimum_free_bytes = minimum_free_bytes
+        try:
+            (folder / _TEMPORARY).mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+            sync_folder(folder)
+        except OSError as error:
+            raise _explained(error, f"the folder {folder} can't be made") from error
+
+    def write(self, name: str, parts: Iterable[bytes | memoryview]) -> StoredBlob:
+        """Write durably: all of it or nothing. Raises StorageError that names the cause."""
+        final = self.path(name)
+        temporary = self._folder / _TEMPORARY / f"{name}-{secrets.token_hex(4)}"
+        views = [memoryview(part).cast("B") for part in parts]
+        self._check_free_space(sum(len(view) for view in views))
+        try:
+            digest, size = _write_synced(temporary, views)
+            if not final.parent.exists():
+                final.parent.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(self._folder)
+            os.rename(temporary, final)
+            _sync_or_take_back(final)
+        except OSError as error:
+            raise _explained(error, f"{final} can't be written") from error
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        return StoredBlob(final, size, digest)
+
+    def path(self, name: str) -> Path:
+        """Where the blob lies. Raises StorageError for a name that is not 32 to 64 hexadecimal digits."""
+        if not _NAME.fullmatch(name):
+            msg = f"{name!r} is no name for a blob: names are hexadecimal digits that dicom_gam makes itself"
+            raise StorageError(msg)
+        return self._folder / name[:2] / f"{name}{_SUFFIX}"
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes. Raises StorageError."""
+        path = self.path(name)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise _explained(error, f"{path} can't be read") from error
+
+    def remove(self, name: str) -> None:
+        """Remove the blob; one that is not there is no error."""
+        path = self.path(name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _explained(error, f"{path} can't be removed") from error
+
+    def names(self) -> Iterator[str]:
+        """Walk over all names, in no order."""
+        for path in self._folder.glob(f"[0-9a-f][0-9a-f]/*{_SUFFIX}"):
+            yield path.stem
+
+    def sweep(self) -> int:
+        """Remove what interrupted writes have left; return how many. Only for the one owner of the folder."""
+        left = list((self._folder / _TEMPORARY).iterdir())
+        for path in left:
+            path.unlink()
+        return len(left)
+
+    def _check_free_space(self, wanted_bytes: int) -> None:
+        if self._minimum_free_bytes == 0:
+            return
+        free = shutil.disk_usage(self._folder).free
+        if free - wanted_bytes < self._minimum_free_bytes:
+            msg = (
+                f"{self._folder}: only {free} bytes are free, and node.minimum_free_bytes keeps "
+                f"{self._minimum_free_bytes} back: free some space"
+            )
+            raise StorageError(msg)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename alone does not survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, view: memoryview) -> None:
+    """Write every byte: on a full disk the system writes short and says so only in the count."""
+    while view:
+        count = os.write(descriptor, view)
+        if count == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        view = view[count:]
+
+
+def _write_synced(path: Path, views: list[memoryview]) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        for view in views:
+            write_all(descriptor, view)
+            digest.update(view)
+            size += len(view)
+        found = os.fstat(descriptor).st_size
+        if found != size:
+            raise OSError(errno.EIO, f"{found} bytes are in the file instead of {size}")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest(), size
+
+
+def _sync_or_take_back(final: Path) -> None:
+    try:
+        sync_folder(final.parent)
+    except OSError:
+        final.unlink(missing_ok=True)
+        raise
+
+
+def _explained(error: OSError, what: str) -> StorageError:
+    remedies = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "raise the quota or free some space",
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+        errno.EACCES: "give the service's user the right to write there",
+        errno.EROFS: "mount the file system for writing",
+    }
+    remedy = remedies.get(error.errno or 0, "see to the disk")
+    return StorageError(f"{what} ({error.strerror}): {remedy}")

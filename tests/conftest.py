@@ -1,0 +1,22 @@
+"""What every part of the tests may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# A gate gives the same answer twice: its examples are always the same. HYPOTHESIS_PROFILE=explore looks for new ones.
+hypothesis.settings.register_profile("gate", derandomize=True, database=None)
+hypothesis.settings.register_profile("explore", derandomize=False, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid bundle on disk, made once a session; copy it before changing anything in it."""
+    from tests.tiny_bundle import make_tiny_bundle  # noqa: PLC0415 (torch is loaded only by tests that need it)
+
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny-shapes")

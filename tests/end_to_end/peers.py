@@ -1,0 +1,156 @@
+"""Real peers for the end-to-end tests: Orthanc as the PACS, the node as its own process."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pydicom
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
+
+NODE_AE = "GAM_TEST"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition, timeout_s=60.0, what="condition"):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not come true within {timeout_s} s")
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    assert found, f"{name} is not installed: run tests/system-packages.sh"
+    return found
+
+
+def sample(name: str) -> Path:
+    found = get_testdata_file(name, download=False)
+    assert isinstance(found, str), f"{name} is missing: pip install pydicom-data"
+    return Path(found)
+
+
+def with_new_uid(name: str, target: Path, seed: str) -> str:
+    """Copy a sample under a new SOP Instance UID; returns the UID."""
+    ds = pydicom.dcmread(sample(name))
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[seed])
+    ds.save_as(target)
+    return str(ds.SOPInstanceUID)
+
+
+class Orthanc:
+    """Debian's Orthanc on loopback, with its storage in a folder of the test's."""
+
+    def __init__(self, folder: Path, node_port: int) -> None:
+        self.http, self.dicom = free_port(), free_port()
+        folder.mkdir(parents=True)
+        settings = {
+            "Name": "test",
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "storage"),
+            "HttpPort": self.http,
+            "DicomPort": self.dicom,
+            "DicomAet": "ORTHANC",
+            "DicomServerEnabled": True,
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "DicomCheckCalledAet": False,
+            "DicomAlwaysAllowStore": True,
+            "Plugins": [],
+            "DicomModalities": {"node": [NODE_AE, "127.0.0.1", node_port]},
+        }
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        self._log = (folder / "orthanc.log").open("w")
+        self._process = subprocess.Popen(
+            [program("Orthanc"), str(folder / "orthanc.json")], stdout=self._log, stderr=self._log
+        )
+        wait_for(self._is_up, what="Orthanc's start")
+
+    def _is_up(self) -> bool:
+        assert self._process.poll() is None, "Orthanc ended at once; see orthanc.log"
+        try:
+            return bool(self.get("/system"))
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def call(self, path: str, data: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=data)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+    def get(self, path: str):
+        return json.loads(self.call(path))
+
+    def store(self, path: Path) -> str:
+        return json.loads(self.call("/instances", path.read_bytes()))["ID"]
+
+    def send_to_node(self, instance: str) -> None:
+        self.call("/modalities/node/store", instance.encode())
+
+    def instances(self) -> dict[str, dict]:
+        return {i: self.get(f"/instances/{i}/simplified-tags") for i in self.get("/instances")}
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+        self._log.close()
+
+
+class NodeProcess:
+    """`dicom-gam serve` as an administrator runs it."""
+
+    def __init__(self, folder: Path, port: int, destination: tuple[str, int], more: str = "") -> None:
+        self.folder, self.port = folder, port
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "node.toml"
+        self.config.write_text(
+            f'[node]\nae_title = "{NODE_AE}"\nport = {port}\nstorage = "data"\n'
+            f'[[destinations]]\nname = "pacs"\nae_title = "{destination[0]}"\nhost = "127.0.0.1"\n'
+            f"port = {destination[1]}\n"
+            f"[delivery]\nfirst_retry_s = 0.5\nmaximum_retry_s = 2\n{more}"
+        )
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        log = (self.folder / "node.log").open("a")
+        command = [sys.executable, "-m", "dicom_gam", "serve", "--config", str(self.config)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        log.close()
+        wait_for(self._is_up, what="the node's start")
+
+    def _is_up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.folder / "node.log").read_text()
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        """Kill -9, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        if self._process is None or self._process.poll() is not None:
+            return 0
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)

@@ -1,0 +1,137 @@
+import errno
+import hashlib
+import os
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from dicom_gam.errors import StorageError
+from dicom_gam.storage.blobs import FolderBlobs
+
+NAME = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    return FolderBlobs(tmp_path / "inbox")
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_what_was_written_is_read_back_with_its_size_and_digest(blobs):
+    stored = blobs.write(NAME, (b"head", memoryview(b"body")))
+    assert blobs.read(NAME) == b"headbody"
+    assert (stored.size_bytes, stored.sha256) == (8, hashlib.sha256(b"headbody").hexdigest())
+    assert list(blobs.names()) == [NAME]
+
+
+def test_a_removed_blob_is_gone_and_removing_it_again_is_no_error(blobs):
+    blobs.write(NAME, (b"x",))
+    blobs.remove(NAME)
+    blobs.remove(NAME)
+    assert list(blobs.names()) == []
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "", "1.2.3", "ABCDEF" * 8, "a" * 31, "a" * 65, f"{NAME}\n"])
+def test_a_name_that_is_not_plain_hexadecimal_is_refused(blobs, tmp_path, name):
+    with pytest.raises(StorageError, match="no name for a blob"):
+        blobs.write(name, (b"x",))
+    assert files(tmp_path) == []
+
+
+def test_files_are_for_the_service_alone(blobs):
+    path = blobs.write(NAME, (b"x",)).path
+    assert path.stat().st_mode & 0o077 == 0
+    assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_short_writes_of_the_system_are_carried_on_with(blobs, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, view: real(fd, view[:3]))
+    assert blobs.write(NAME, (b"0123456789",)).size_bytes == 10
+    assert blobs.read(NAME) == b"0123456789"
+
+
+def test_a_disk_that_fills_up_after_a_short_write_leaves_nothing(blobs, tmp_path, monkeypatch):
+    real, calls = os.write, []
+
+    def fills_up(fd, view):
+        calls.append(len(view))
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, view[:4])
+
+    monkeypatch.setattr(os, "write", fills_up)
+    with pytest.raises(StorageError, match=r"No space left on device.*free some space"):
+        blobs.write(NAME, (b"0123456789",))
+    assert calls == [10, 6]
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_failure_at_any_later_step_leaves_nothing(blobs, tmp_path, monkeypatch, step):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, step, fails)
+    with pytest.raises(StorageError, match="Input/output error"):
+        blobs.write(NAME, (b"0123456789",))
+    assert files(tmp_path) == []
+
+
+def test_a_folder_that_can_not_be_synced_takes_the_file_back(blobs, tmp_path, monkeypatch):
+    blobs.write("f" * 32, (b"x",))
+    real = os.fsync
+
+    def only_files(fd):
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    with pytest.raises(StorageError):
+        blobs.write("f" * 31 + "e", (b"y",))
+    assert [path.stem for path in files(tmp_path)] == ["f" * 32]
+
+
+def test_file_and_folder_are_synced_in_the_right_order(blobs, monkeypatch):
+    order = []
+    real_sync, real_rename = os.fsync, os.rename
+
+    def sync(fd):
+        order.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
+        real_sync(fd)
+
+    def rename(a, b):
+        order.append("rename")
+        real_rename(a, b)
+
+    blobs.write("0" * 32, (b"x",))  # makes the sub-folder
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", rename)
+    blobs.write("0" * 31 + "1", (b"x",))
+    assert order == ["file", "rename", "folder"]
+
+
+def test_the_watermark_refuses_before_the_disk_is_full(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000, 890, 110))
+    blobs = FolderBlobs(tmp_path / "inbox", minimum_free_bytes=100)
+    blobs.write(NAME, (b"0123456789",))
+    with pytest.raises(StorageError, match=r"only 110 bytes are free.*minimum_free_bytes"):
+        blobs.write("f" * 32, (b"0123456789a",))
+
+
+def test_the_sweep_removes_what_an_interrupted_write_left_and_nothing_else(blobs, tmp_path):
+    blobs.write(NAME, (b"x",))
+    (tmp_path / "inbox" / "incoming" / f"{NAME}-1234").write_bytes(b"half")
+    assert blobs.sweep() == 1
+    assert [path.stem for path in files(tmp_path)] == [NAME]
+
+
+def test_reading_what_is_not_there_is_a_storage_error(blobs):
+    with pytest.raises(StorageError, match="No such file"):
+        blobs.read(NAME)

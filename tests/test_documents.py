@@ -1,0 +1,28 @@
+"""The documents say what the code does."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dicom_gam.config import settings_from, settings_table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_table_of_settings_is_todays():
+    assert settings_table() in README, "run: python conformance/write_settings_table.py"
+
+
+def test_the_readmes_configuration_is_valid():
+    [example] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert settings_from(tomllib.loads(example)).destinations[0].ae_title == "MYPACS"
+
+
+@pytest.mark.parametrize("document", ["README.md", "plugins/README.md", "docker/README.md"])
+def test_every_relative_link_leads_somewhere(document):
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+    assert [x for x in links if not (path.parent / x).exists()] == []
