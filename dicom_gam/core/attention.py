@@ -1,26 +1,31 @@
 """Attention maps: where in the image the evidence for a class lies.
 
-Symbols: A = activations of the attention layer (N, C, h, w), y = logit of the target class, g = ∂y/∂A.
-Every method maps (A, g) to raw evidence (N, h, w); `normalise` turns evidence into a map in [0, 1].
+A method (`attention_registry.METHODS`) maps a `HeadCase` to raw evidence (N, h, w[, d]); `normalise` turns evidence
+into a map in [0, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dicom_gam.core.network import SplitNetwork, TrunkOutput
+from dicom_gam.core.attention_methods import Method
+from dicom_gam.core.attention_registry import METHODS
+from dicom_gam.core.head_case import HeadCase
+from dicom_gam.core.network import SplitNetwork
+from dicom_gam.errors import BundleError
 
-Method = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["METHODS", "Explanation", "explain", "normalise"]
+
 SMALLEST_EVIDENCE = 1e-12  # float32 evidence at or below this is rounding, not evidence
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A batch's logits (N, K), target classes (N,), maps (N, h, w) in [0, 1] and what the checks need besides.
+    """A batch's logits (N, K), target classes (N,), maps (N, h, w[, d]) in [0, 1] and what the checks need besides.
 
     `degenerate` (N,) marks maps in which no location speaks for the class; such a map is all zero and says nothing.
     `early` holds a grid of channel means (N, C_i, G, G) for each early layer; `features` (N, C) is A's mean over space.
@@ -32,20 +37,6 @@ class Explanation:
     degenerate: Tensor
     early: tuple[Tensor, ...]
     features: Tensor
-
-
-def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """HiResCAM, Σ_c g_c ⊙ A_c: exactly the locations a linear head used (Draelos & Carin, arXiv 2011.08891)."""
-    return (gradients * activations).sum(1)
-
-
-def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM, Σ_c mean(g_c) · A_c (Selvaraju et al., arXiv 1610.02391)."""
-    spatial = tuple(range(2, activations.ndim))
-    return (gradients.mean(spatial, keepdim=True) * activations).sum(1)
-
-
-METHODS: Mapping[str, Method] = {"hirescam": hirescam, "gradcam": gradcam}
 
 
 def normalise(evidence: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,32 +56,32 @@ def explain(
     method: str = "hirescam",
     targets: Tensor | Callable[[Tensor], Tensor] | None = None,
 ) -> Explanation:
-    """Classify `x` (N, C, H, W) and explain each image's target class with one forward pass.
+    """Classify `x` (N, C, H, W[, D]) and explain each image's target class with one forward pass.
 
     `targets` (N,) are class indices, or a function from logits (N, K) to them; by default the most probable class.
     Neither `.grad` of any parameter nor the training mode changes; works under no_grad, inference_mode and autocast.
-    Raises KeyError for an unknown method.
+    Only `scorecam` needs more forward passes than one. Raises KeyError for an unknown method, BundleError for an
+    installed one that doesn't work.
     """
     attend = METHODS[method]
     if network.linear_head is not None:
         with torch.inference_mode():
             trunk = network.trunk(x)
             logits = network.head(trunk.activations).float()
-            chosen = _targets(logits, targets)
             activations = trunk.activations.float()
-            evidence = attend(activations, _closed_form_gradients(network, activations, chosen))
-            return _explanation(logits, chosen, evidence, trunk, activations)
+            case = HeadCase(network, x, trunk, activations, logits, _targets(logits, targets), None)
+            return _explanation(case, attend, method)
     with torch.inference_mode(False), torch.no_grad():
-        trunk = network.trunk(x.clone() if x.is_inference() else x)
+        x = x.clone() if x.is_inference() else x
+        trunk = network.trunk(x)
         leaf = trunk.activations.detach().requires_grad_()
         with torch.enable_grad():
-            head_logits = network.head(leaf, trunk.carried)
-            chosen = _targets(head_logits.detach(), targets)
-            score = head_logits.gather(1, chosen[:, None]).sum()
-            (gradients,) = torch.autograd.grad(score, leaf)
-        activations = leaf.detach().float()
-        evidence = attend(activations, gradients.float())
-        return _explanation(head_logits.detach().float(), chosen, evidence, trunk, activations)
+            tracked = network.head(leaf, trunk.carried)
+        logits = tracked.detach().float()
+        chosen = _targets(logits, targets)
+        chosen = chosen.clone() if chosen.is_inference() else chosen
+        case = HeadCase(network, x, trunk, leaf.detach().float(), logits, chosen, (leaf, tracked))
+        return _explanation(case, attend, method)
 
 
 def _targets(logits: Tensor, targets: Tensor | Callable[[Tensor], Tensor] | None) -> Tensor:
@@ -99,19 +90,16 @@ def _targets(logits: Tensor, targets: Tensor | Callable[[Tensor], Tensor] | None
     return targets.to(logits.device) if isinstance(targets, Tensor) else targets(logits)
 
 
-def _closed_form_gradients(network: SplitNetwork, activations: Tensor, targets: Tensor) -> Tensor:
-    """∂y/∂A of [ReLU →] mean → linear: the class's weights over the number of locations, 0 where ReLU cuts."""
-    head = network.linear_head
-    assert head is not None
-    locations = activations[0, 0].numel()
-    weights = head.linear.weight[targets].float() / locations
-    gradients = weights.view(*weights.shape, *(1,) * (activations.ndim - 2))
-    return gradients * (activations > 0) if head.relu else gradients
-
-
-def _explanation(
-    logits: Tensor, targets: Tensor, evidence: Tensor, trunk: TrunkOutput, activations: Tensor
-) -> Explanation:
+def _explanation(case: HeadCase, attend: Method, method: str) -> Explanation:
+    with torch.autocast(case.activations.device.type, enabled=False):  # evidence is a sum of many small terms
+        evidence = attend(case)
+    expected = (len(case.activations), *case.activations.shape[2:])
+    if tuple(evidence.shape) != expected:
+        raise BundleError(
+            f"attention method {method!r} gave evidence of shape {tuple(evidence.shape)} instead of {expected}: "
+            "tell the authors of the package that offers it, and name another method"
+        )
     maps, degenerate = normalise(evidence)
-    early = tuple(grid.float() for grid in trunk.early)
-    return Explanation(logits, targets, maps, degenerate, early, activations.flatten(2).mean(2))
+    early = tuple(grid.float() for grid in case.trunk.early)
+    features = case.activations.flatten(2).mean(2)
+    return Explanation(case.logits, case.targets, maps, degenerate, early, features)

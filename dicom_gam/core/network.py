@@ -32,12 +32,13 @@ class TrunkOutput:
     """What the trunk hands over.
 
     `activations` is A, (N, C, h, w[, d]), the tensor that the head receives. `early` holds one grid of channel means
-    (N, C_i, G, G) for each early layer. `carried` are other trunk values that the head needs (skip connections).
+    (N, C_i, G, G[, G]) for each early layer.
+    `carried` are other trunk values that the head needs: skip connections, sizes.
     """
 
     activations: Tensor
     early: tuple[Tensor, ...]
-    carried: tuple[Tensor, ...]
+    carried: tuple[Any, ...]
 
 
 class SplitNetwork:
@@ -69,7 +70,7 @@ class SplitNetwork:
         activations, early, carried = self._trunk(x)
         return TrunkOutput(activations, tuple(early), tuple(carried))
 
-    def head(self, activations: Tensor, carried: tuple[Tensor, ...] = ()) -> Tensor:
+    def head(self, activations: Tensor, carried: tuple[Any, ...] = ()) -> Tensor:
         """Run the head; returns logits (N, K). `activations` is left as it was, even by in-place layers."""
         if self._head_mutates_input:
             activations = activations.clone()
@@ -129,7 +130,7 @@ def _carried(nodes: list[fx.Node], position: dict[fx.Node, int], target: fx.Node
 
 
 def grid_means(x: Tensor) -> Tensor:
-    """Channel means over a coarse grid, (N, C, H, W) → (N, C, G, G); a map smaller than the grid is kept."""
+    """Channel means over a coarse grid, (N, C, H, W[, D]) → (N, C, G, G[, G]); shorter sides stay."""
     sides = tuple(min(EARLY_GRID, s) for s in x.shape[2:])
     if all(s % g == 0 for s, g in zip(x.shape[2:], sides, strict=True)):
         for axis, cells in enumerate(sides, start=2):  # the outer axis first: two to four times as quick as pooling

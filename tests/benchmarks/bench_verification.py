@@ -1,10 +1,12 @@
 """Time and memory of a verified result against a bare forward pass and against three explanation libraries.
 
-    python -m tests.benchmarks.bench_verification [--quick] [--json bench.json]
+    python -m tests.benchmarks.bench_verification [--quick] [--methods] [--json bench.json]
 
 Contenders take turns within a round (A B C D E, A B C D E, ...), and a ratio is taken within its round, so what else
 happens on the machine meets all of them. The libraries get a fixed class and so needn't look for the most probable
 one; ours finds it, makes every measurement and ends with the verdict.
+
+--methods asks instead what each attention method costs: class, logits and map, without the checks. No memory is taken.
 
 Unless --plain is given the process starts itself again with a heap that keeps freed memory and with threads that sleep
 while they wait. With glibc's defaults every contender spends up to half of its time on page faults and, on a machine
@@ -21,7 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tests.benchmarks.contenders import BARE, CONTENDERS, MODELS, OURS, Run, build, contender
+from tests.benchmarks.method_costs import SLOW, method_runs
 from tests.benchmarks.peak_memory import Peak, measure_peak
 
 TIME_BAR, MEMORY_BAR = 1.10, 1.05
@@ -83,11 +86,16 @@ def main() -> None:
             f"[{i}/{len(configurations)}] {device} {model} {size} px, batch {batch}; "
             f"{time.monotonic() - begin:.0f} s so far, load {load}"
         )
-        results += configuration(device, model, size, batch, arguments.memory_gb)
-        console.print(_table(results[-len(CONTENDERS) :]))
+        if arguments.methods:
+            new = methods(device, model, size, batch)
+        else:
+            new = configuration(device, model, size, batch, arguments.memory_gb)
+        results += new
+        console.print(_table(new))
         if arguments.json:
             _write(arguments.json, results)
-    console.print(_table(results), *_conclusion(results), sep="\n")
+    conclusion = [] if arguments.methods else _bars(results)
+    console.print(_table(results), *conclusion, _machine(), sep="\n")
 
 
 def configuration(device: str, model: str, size: int, batch: int, memory_gb: float) -> list[Result]:
@@ -98,6 +106,16 @@ def configuration(device: str, model: str, size: int, batch: int, memory_gb: flo
     return [
         _result((device, model, size, batch), which, peaks, times.get(which), times.get(BARE)) for which in CONTENDERS
     ]
+
+
+def methods(device: str, model: str, size: int, batch: int) -> list[Result]:
+    """Every attention method; what takes minutes a round runs in the first round only."""
+    where = torch.device(device)
+    network = build(model, where)
+    x = torch.rand(batch, 3, size, size, device=where)
+    runs = {BARE: CONTENDERS[BARE](network, MODELS[model]), **method_runs(network, model, batch)}
+    times = _rounds(runs, x, once=SLOW)
+    return [_timed((device, model, size, batch), which, times[which], times[BARE]) for which in runs]
 
 
 def _typical_peak(which: str, model: str, size: int, batch: int, device: str, memory_gb: float) -> Peak:
@@ -112,12 +130,17 @@ def _take_turns(able: list[str], device: str, model: str, size: int, batch: int)
     where = torch.device(device)
     network = build(model, where)
     runs = {which: contender(which, model, network, size) for which in able}
-    x = torch.rand(batch, 3, size, size, device=where)
-    first = sum(_seconds(run, x) for run in runs.values() for _ in range(2)) / 2  # the first call of each builds caches
+    return _rounds(runs, torch.rand(batch, 3, size, size, device=where))
+
+
+def _rounds(runs: dict[str, Run], x: Tensor, once: tuple[str, ...] = ()) -> dict[str, list[float]]:
+    """Seconds of each in each round; of those in `once` in the first round only."""
+    quick = {which: run for which, run in runs.items() if which not in once}
+    first = sum(_seconds(run, x) for run in quick.values() for _ in range(2)) / 2  # the first call builds caches
     rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(ROUND_SECONDS / first)))
-    times: dict[str, list[float]] = {which: [] for which in able}
-    for _ in range(rounds):
-        for which, run in runs.items():
+    times: dict[str, list[float]] = {which: [] for which in runs}
+    for i in range(rounds):
+        for which, run in (quick if i else runs).items():
             times[which].append(_seconds(run, x))
     return times
 
@@ -145,8 +168,16 @@ def _result(
     peak, bare_peak = peaks[which].bytes, peaks[BARE].bytes
     if seconds is None or bare is None or peak is None or bare_peak is None:
         return Result(*where, which, reason=peaks[which].reason or f"{BARE} could not run: {peaks[BARE].reason}")
+    return replace(
+        _timed(where, which, seconds, bare), peak_megabytes=peak / 1e6, memory_ratio=peak / max(bare_peak, 1)
+    )
+
+
+def _timed(where: tuple[str, str, int, int], which: str, seconds: list[float], bare: list[float]) -> Result:
+    if len(seconds) < len(bare):  # ran in the first round only, for longer than any round takes
+        bare = [statistics.median(bare)] * len(seconds)
     ratios = [own / other for own, other in zip(seconds, bare, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return Result(
         *where,
         which,
@@ -154,8 +185,6 @@ def _result(
         time_ratio=statistics.median(ratios),
         time_ratio_quartiles=(low, high),
         rounds=len(ratios),
-        peak_megabytes=peak / 1e6,
-        memory_ratio=peak / max(bare_peak, 1),
     )
 
 
@@ -165,7 +194,7 @@ def _table(results: list[Result]) -> Table:
         table.add_column(heading, justify="left" if heading in ("device", "network", "contender") else "right")
     for r in results:
         start = (r.device, r.model, str(r.size), str(r.batch), r.contender)
-        if r.time_ratio is None or r.time_ratio_quartiles is None or r.memory_ratio is None:
+        if r.time_ratio is None or r.time_ratio_quartiles is None:
             table.add_row(*start, "-", r.reason, "-", "-", "-")
             continue
         low, high = r.time_ratio_quartiles
@@ -173,15 +202,15 @@ def _table(results: list[Result]) -> Table:
         numbers = (
             f"{r.milliseconds:.1f}",
             time_text,
-            f"{r.peak_megabytes:.0f}",
-            f"{r.memory_ratio:.3f}",
+            "-" if r.peak_megabytes is None else f"{r.peak_megabytes:.0f}",
+            "-" if r.memory_ratio is None else f"{r.memory_ratio:.3f}",
             str(r.rounds),
         )
         table.add_row(*start, *numbers, style="bold" if r.contender == OURS else None)
     return table
 
 
-def _conclusion(results: list[Result]) -> Iterator[str]:
+def _bars(results: list[Result]) -> Iterator[str]:
     ours = [r for r in results if r.contender == OURS]
     done = [(r, r.time_ratio, r.memory_ratio) for r in ours if r.time_ratio is not None and r.memory_ratio is not None]
     over = [r for r, slower, larger in done if slower > TIME_BAR or larger > MEMORY_BAR]
@@ -192,8 +221,11 @@ def _conclusion(results: list[Result]) -> Iterator[str]:
     for r in over:
         where = f"{r.device} {r.model} {r.size} px, batch {r.batch}"
         yield f"  over: {where}: time {r.time_ratio:.3f}, memory {r.memory_ratio:.3f}"
+
+
+def _machine() -> str:
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
-    yield f"{machine}, load {os.getloadavg()[0]:.1f}: another load makes the times worth less"
+    return f"{machine}, load {os.getloadavg()[0]:.1f}: another load makes the times worth less"
 
 
 def _write(path: Path, results: list[Result]) -> None:
@@ -215,6 +247,7 @@ def _numbers(text: str) -> list[int]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="resnet18 at 224 px, batch 1 and 8, only")
+    parser.add_argument("--methods", action="store_true", help="each attention method instead of other libraries")
     parser.add_argument("--json", type=Path, help="write the figures here, after every configuration")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--sizes", default="224,512")
