@@ -108,6 +108,20 @@ class DeliverySettings(_Section):
         return self
 
 
+class DriftSettings(_Section):
+    """The watch over each sender's images: whether they still look like those the bundle was calibrated on."""
+
+    enabled: bool = Field(True, description="watch every sender's images for drift; see `dicom-gam drift`")
+    false_alarm_rate: float = Field(
+        0.001,
+        gt=0,
+        lt=1,
+        description="the chance that one sender's images ever raise the drift alarm although nothing has changed, "
+        "however long it runs; it holds for each sender and bundle, and for images that come in no particular order "
+        "(many of one patient in a row raise it)",
+    )
+
+
 class Settings(_Section):
     """The whole configuration of one node."""
 
@@ -116,6 +130,7 @@ class Settings(_Section):
     intake: IntakeSettings = IntakeSettings()
     output: OutputSettings = OutputSettings()
     delivery: DeliverySettings = DeliverySettings()
+    drift: DriftSettings = DriftSettings()
     destinations: tuple[Destination, ...] = ()
 
     @model_validator(mode="after")

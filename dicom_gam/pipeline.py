@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from dicom_gam.bundle.bundle import Bundle
-from dicom_gam.bundle.verifier import contents, verify_batch
+from dicom_gam.bundle.verifier import prepare, verify_batch
 from dicom_gam.config import Settings
 from dicom_gam.dicom.decode import decode_radiograph
 from dicom_gam.dicom.results import encode_results
@@ -53,7 +53,7 @@ class Pipeline:
     def _verify(self, radiographs: Sequence[Radiograph]) -> list[tuple[Prediction, Verification]]:
         if not radiographs:
             return []
-        batch = contents([radiograph.pixels for radiograph in radiographs], self.bundle)
+        batch = prepare((r.pixels for r in radiographs), self.bundle.manifest.preprocessing.record())
         verified = verify_batch(self.bundle, batch, self._settings.processing.bf16)
         return [(p, self._with_notes(r, p, v)) for r, (p, v) in zip(radiographs, verified, strict=True)]
 

@@ -123,32 +123,56 @@ class Measurement:
         return self.value >= self.threshold if self.bound == "min" else self.value <= self.threshold
 
 
-CheckName = Literal["input", "attention", "early"]
+CheckName = Literal["input", "attention", "early", "authenticity"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One of the three checks: its measurements, and the conformal p-value of their combination.
+    """One of the checks: its measurements, the score they come to, and what that is worth.
 
-    `level` is the false-alarm rate this check may spend; the check fails when `p_value` ≤ `level`.
+    `score` is the oddest measurement in units of the class's usual spread; the check fails when it is above
+    `threshold`. `p_value` is the check's own conformal p-value: the share of calibration images at least as odd.
+    An `advisory` check is shown, and never changes the verdict.
     `reason` is one plain sentence for a reader, empty when the check passed.
     """
 
     name: CheckName
     measurements: tuple[Measurement, ...]
+    score: float
+    threshold: float
     p_value: float
-    level: float
     passed: bool
     reason: str = ""
+    advisory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRank:
+    """Where an image's combined score lies among the calibration images of the class it was checked as.
+
+    `odder` of the `size` calibration scores are odder than it, `equal` are tied with it.
+    """
+
+    class_name: str
+    size: int
+    odder: int
+    equal: int
+
+    @property
+    def p_value(self) -> float:
+        """The split-conformal p-value."""
+        return (1 + self.odder + self.equal) / (self.size + 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
-    """The three checks and what follows from them.
+    """The checks and what follows from them.
 
     `attention_map` is (h, w) float32 in [0, 1] at the attention layer's resolution, for the predicted class.
     `attention_status` is "ok", or "degenerate" when no location speaks for the class.
-    `alpha` is the total false-alarm rate that the operating point promises.
+    `alpha` is the total false-alarm rate that the operating point promises; `p_value` is what all deciding checks come
+    to together, calibrated anew: the verdict is PASS only when it is above `alpha`. It comes from the image's `rank`.
+    `score` orders images by how odd they are, higher is odder, finite and finer than p-values.
     `reasons` says in plain sentences why the verdict is not PASS; empty on PASS.
     `notes` are remarks that do not change the verdict (such as a body part that contradicts the prediction).
     """
@@ -156,11 +180,18 @@ class Verification:
     verdict: Verdict
     checks: tuple[Check, ...]
     alpha: float
+    rank: CalibrationRank
+    score: float
     attention_map: NDArray[np.float32]
     attention_method: str
     attention_status: Literal["ok", "degenerate"]
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def p_value(self) -> float:
+        """What all deciding checks come to together: uniform, or larger, for images like the calibration images."""
+        return self.rank.p_value
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:

@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import doctest
 import re
 import tomllib
 from pathlib import Path
@@ -21,8 +22,16 @@ def test_the_readmes_configuration_is_valid():
     assert settings_from(tomllib.loads(example)).destinations[0].ae_title == "MYPACS"
 
 
-@pytest.mark.parametrize("document", ["README.md", "plugins/README.md", "docker/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "plugins/README.md", "docker/README.md", "conformance/VERIFICATION.md"]
+)
 def test_every_relative_link_leads_somewhere(document):
     path = ROOT / document
     links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
     assert [x for x in links if not (path.parent / x).exists()] == []
+
+
+def test_the_examples_in_the_documents_give_what_they_say():
+    failures, examples = doctest.testfile(str(ROOT / "conformance" / "VERIFICATION.md"), module_relative=False)
+    assert examples >= 4
+    assert not failures

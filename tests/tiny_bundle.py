@@ -10,9 +10,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dicom_gam.bundle.bundle import write_calibration, write_references
+from dicom_gam.bundle.arrays import write_calibration, write_references
 from dicom_gam.bundle.files import CALIBRATION, MANIFEST, MODEL_CARD, REFERENCE, WEIGHTS, write_files
 from dicom_gam.bundle.manifest import Manifest
+from dicom_gam.bundle.verifier import Prepared
+from dicom_gam.core.authenticity import frequency_statistics
 from dicom_gam.core.network import SplitNetwork
 from dicom_gam.training.calibrating import calibrate
 from dicom_gam.training.fitting import Labelled, fit
@@ -75,7 +77,13 @@ def shapes(kind: int, count: int, seed: int) -> Tensor:
 def fold(seed: int, count: int, kinds: tuple[int, ...] = (DISC, STRIPES)) -> Labelled:
     labels = torch.arange(len(kinds)).repeat_interleave(count)
     contents = torch.cat([shapes(kind, count, seed) for kind in kinds])
-    return Labelled(contents, torch.tensor(kinds)[labels], ["generated"] * len(labels))
+    frequency = prepared(contents).frequency
+    return Labelled(contents, torch.tensor(kinds)[labels], ["generated"] * len(labels), frequency=frequency)
+
+
+def prepared(contents: Tensor) -> Prepared:
+    """Contents (N, 32, 32) as a batch to verify: the pictures were made at the network's own resolution."""
+    return Prepared(contents, torch.stack([frequency_statistics(image) for image in contents]))
 
 
 def make_tiny_bundle(path: Path) -> Path:
@@ -85,7 +93,7 @@ def make_tiny_bundle(path: Path) -> Path:
         network, curve = fit(manifest, NO_SYNTHETIC, fold(1, 60, everything), fold(2, 10, everything), CPU)
     assert curve.accuracy[-1][1] == 1.0, "the tiny network did not learn to tell discs from stripes"
     split = SplitNetwork(network, manifest.attention_layer, manifest.early_layers)
-    folds = {"reference": fold(1, 60), "scaling": fold(3, 12), "calibration": fold(4, 80)}
+    folds = {"reference": fold(1, 60), "scaling": fold(3, 30), "calibration": fold(4, 80)}
     references, calibration = calibrate(manifest, split, folds, 2, CPU)
     files = {
         MANIFEST: manifest_text(manifest).encode(),

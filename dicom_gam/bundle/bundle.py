@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from dicom_gam.bundle.architectures import build_network
-from dicom_gam.bundle.files import BAD_ZIP, CALIBRATION, MANIFEST, MODEL_CARD, REFERENCE, WEIGHTS, digest, read_files
+from dicom_gam.bundle.arrays import read_calibration, read_references
+from dicom_gam.bundle.files import CALIBRATION, MANIFEST, MODEL_CARD, REFERENCE, WEIGHTS, digest, read_files
 from dicom_gam.bundle.manifest import Manifest, parse_manifest
 from dicom_gam.core.attention import explain
-from dicom_gam.core.calibration import ClassCalibration, needed_size
-from dicom_gam.core.measure import CHECKS, MEASUREMENTS, ClassReference, References, measure
+from dicom_gam.core.authenticity import FREQUENCY_STATISTICS
+from dicom_gam.core.calibration import ClassCalibration
+from dicom_gam.core.measure import References, measure
 from dicom_gam.core.network import SplitError, SplitNetwork
 from dicom_gam.errors import BundleError
 from dicom_gam.records import BundleIdentity
@@ -89,7 +87,12 @@ def assemble(content: dict[str, bytes], origin: str, device: torch.device) -> Bu
 
 
 def load_network(manifest: Manifest, weights: bytes, origin: str, device: torch.device) -> SplitNetwork:
-    """The manifest's network with its weights, frozen, in evaluation mode, split at its attention layer."""
+    """The manifest's network with its weights, split at its attention layer."""
+    return split_network(whole_network(manifest, weights, origin, device), manifest, origin)
+
+
+def whole_network(manifest: Manifest, weights: bytes, origin: str, device: torch.device) -> nn.Module:
+    """The manifest's network with its weights, frozen, in evaluation mode. Raises BundleError."""
     try:
         network = build_network(manifest.architecture, len(manifest.class_names), dict(manifest.options))
     except BundleError as error:
@@ -100,7 +103,7 @@ def load_network(manifest: Manifest, weights: bytes, origin: str, device: torch.
         raise BundleError(
             f"{origin}: {WEIGHTS} does not fit architecture {manifest.architecture!r}: {error}"
         ) from error
-    return split_network(network.eval().requires_grad_(False).to(device), manifest, origin)
+    return network.eval().requires_grad_(False).to(device)
 
 
 def split_network(network: nn.Module, manifest: Manifest, origin: str) -> SplitNetwork:
@@ -109,86 +112,6 @@ def split_network(network: nn.Module, manifest: Manifest, origin: str) -> SplitN
         return SplitNetwork(network, manifest.attention_layer, manifest.early_layers)
     except SplitError as error:
         raise BundleError(f"{origin}: {MANIFEST}: {error}") from error
-
-
-def write_references(references: References, manifest: Manifest) -> bytes:
-    """`reference.npz`."""
-    arrays: dict[str, NDArray[np.float32]] = {
-        "channel_whitening": references.channel_whitening.numpy(),
-        "feature_whitening": references.feature_whitening.numpy(),
-    }
-    for index, reference in references.classes.items():
-        for field in ClassReference.__slots__:
-            arrays[f"{manifest.class_names[index]}/{field}"] = getattr(reference, field).numpy()
-    return _write_npz(arrays)
-
-
-def read_references(content: bytes, manifest: Manifest, origin: str) -> References:
-    """The references of every real class. Raises BundleError when one is missing or not finite."""
-    arrays = _read_npz(content, f"{origin}: {REFERENCE}")
-
-    def tensor(key: str) -> Tensor:
-        if key not in arrays or arrays[key].dtype.kind != "f" or not np.isfinite(arrays[key]).all():
-            raise BundleError(f"{origin}: {REFERENCE} lacks usable numbers for {key}. Run `dicom-gam calibrate` again.")
-        return torch.from_numpy(np.asarray(arrays[key], np.float32))
-
-    classes = {
-        index: ClassReference(*(tensor(f"{entry.name}/{field}") for field in ClassReference.__slots__))
-        for index, entry in enumerate(manifest.classes)
-    }
-    return References(classes, tensor("channel_whitening"), tensor("feature_whitening"))
-
-
-def write_calibration(calibration: dict[int, ClassCalibration], manifest: Manifest) -> bytes:
-    """`calibration.npz`."""
-    arrays: dict[str, NDArray[np.generic]] = {"measurements": np.array([m.name for m in MEASUREMENTS])}
-    for index, sample in calibration.items():
-        name = manifest.class_names[index]
-        arrays |= {f"{name}/centre": sample.centre, f"{name}/scale": sample.scale, f"{name}/oddness": sample.oddness}
-        arrays |= {f"{name}/scores/{check}": sample.scores[check] for check in CHECKS}
-    return _write_npz(arrays)
-
-
-def read_calibration(content: bytes, manifest: Manifest, origin: str) -> dict[int, ClassCalibration]:
-    """The calibration samples. Raises BundleError when a class can't support the manifest's alpha."""
-    arrays = _read_npz(content, f"{origin}: {CALIBRATION}")
-    if list(arrays.get("measurements", ())) != [m.name for m in MEASUREMENTS]:
-        raise BundleError(
-            f"{origin}: {CALIBRATION} was made for other measurements than this version takes. "
-            "Run `dicom-gam calibrate` again."
-        )
-    calibration = {}
-    for index, entry in enumerate(manifest.classes):
-        try:
-            centre, scale, odd = (
-                np.asarray(arrays[f"{entry.name}/{part}"], np.float64) for part in ("centre", "scale", "oddness")
-            )
-            scores = {check: np.asarray(arrays[f"{entry.name}/scores/{check}"], np.float64) for check in CHECKS}
-        except (KeyError, ValueError) as error:
-            raise BundleError(
-                f"{origin}: {CALIBRATION} lacks usable numbers: {error}. Run `dicom-gam calibrate` again."
-            ) from error
-        sample = ClassCalibration(centre, scale, odd, scores)
-        _check_calibration(sample, f"{origin}: {CALIBRATION}: {entry.name}")
-        if sample.size < needed_size(manifest.alpha):
-            raise BundleError(
-                f"{origin}: class {entry.name} has {sample.size} calibration images, but a false-alarm rate of "
-                f"{manifest.alpha:g} needs {needed_size(manifest.alpha)}. Calibrate with more images or raise alpha."
-            )
-        calibration[index] = sample
-    return calibration
-
-
-def _check_calibration(sample: ClassCalibration, origin: str) -> None:
-    """Refuse a sample of the wrong shape or with numbers that nothing could ever be odder than."""
-    columns, n = len(MEASUREMENTS), sample.size
-    shapes = [sample.centre.shape, sample.scale.shape, sample.oddness.shape, *(s.shape for s in sample.scores.values())]
-    arrays = (sample.centre, sample.scale, sample.oddness, *sample.scores.values())
-    ascending = all((np.diff(a, axis=0) >= 0).all() for a in (sample.oddness, *sample.scores.values()))
-    if shapes != [(columns,), (columns,), (n, columns), *[(n,)] * len(CHECKS)] or not (
-        ascending and all(np.isfinite(a).all() for a in arrays)
-    ):
-        raise BundleError(f"{origin} is not a sorted sample of finite scores. Run `dicom-gam calibrate` again.")
 
 
 def _try_out(bundle: Bundle, origin: str) -> None:
@@ -206,27 +129,24 @@ def _try_out(bundle: Bundle, origin: str) -> None:
                 f"{tuple(reference.attention.shape[1:])}, but layer {bundle.manifest.attention_layer!r} gives {shape}. "
                 "Run `dicom-gam calibrate` again."
             )
+    sides = {tuple(grid.shape[2:]) for grid in explanation.early}
+    if len(sides) > 1:
+        raise BundleError(
+            f"{origin}: {MANIFEST}: the early layers are of {len(sides)} different sizes below the grid they are "
+            "compared on; name layers nearer to the input."
+        )
+    depths = (len(explanation.early), *sides.pop())
+    for reference in bundle.references.classes.values():
+        if (reference.early.shape[0], *reference.early.shape[2:]) != depths:
+            raise BundleError(
+                f"{origin}: {REFERENCE} does not fit the layers in {MANIFEST}: structure maps are "
+                f"{tuple(reference.early.shape)}, not {depths[0]} layers of {depths[1:]}. "
+                "Run `dicom-gam calibrate` again."
+            )
     try:
-        measure(explanation, bundle.references, bundle.manifest.garbage_index)
+        frequency = torch.zeros(count, len(FREQUENCY_STATISTICS))
+        measure(explanation, frequency, bundle.references, bundle.manifest.garbage_index)
     except RuntimeError as error:
         raise BundleError(
             f"{origin}: {REFERENCE} does not fit the layers in {MANIFEST}: {error}. Run `dicom-gam calibrate` again."
         ) from error
-
-
-def _write_npz(arrays: dict[str, NDArray[np.generic]] | dict[str, NDArray[np.float32]]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(arrays):  # by hand and not np.savez: a fixed time stamp keeps the digest reproducible
-            member = io.BytesIO()
-            np.save(member, arrays[name], allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
-    return buffer.getvalue()
-
-
-def _read_npz(content: bytes, origin: str) -> dict[str, NDArray[np.generic]]:
-    try:
-        archive = np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False)
-        return {name: np.asarray(archive[name]) for name in archive.files}
-    except BAD_ZIP as error:
-        raise BundleError(f"{origin} can't be read: {error}. Get the bundle again.") from error

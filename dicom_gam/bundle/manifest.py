@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from dicom_gam.core.attention import METHODS
+from dicom_gam.core.measure import CHECKS
 from dicom_gam.core.preprocess import Preprocessing
 from dicom_gam.errors import BundleError
-from dicom_gam.records import CodedConcept
+from dicom_gam.records import CheckName, CodedConcept
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 
@@ -57,7 +58,7 @@ class PreprocessingTable(_Table):
 class Manifest(_Table):
     """The whole of bundle.toml. The garbage class is the last class of the network, after `classes` in order."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: Name
     version: Annotated[str, StringConstraints(pattern=r"^\d+\.\d+\.\d+$")]
     manufacturer: str
@@ -70,6 +71,7 @@ class Manifest(_Table):
     attention_layer: str
     attention_method: str = "hirescam"
     early_layers: tuple[str, ...] = Field(min_length=1)
+    checks: tuple[CheckName, ...] = Field(CHECKS, min_length=1)  # those that decide; the others are advisory
     alpha: float = Field(0.05, gt=0, lt=1)
 
     @model_validator(mode="after")

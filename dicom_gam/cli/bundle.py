@@ -11,6 +11,8 @@ from rich.table import Table
 
 from dicom_gam.bundle.bundle import load_bundle
 from dicom_gam.config import BUILT_IN_BUNDLE
+from dicom_gam.core.calibration import realised_interval
+from dicom_gam.core.measure import CHECKS
 
 app = typer.Typer(no_args_is_help=True)
 NameOrPath = Annotated[str, typer.Argument(help="A bundle's folder or zip, or a built-in bundle's name.")]
@@ -40,9 +42,15 @@ def info(
         "architecture": manifest.architecture,
         "attention": f"{manifest.attention_method} at {manifest.attention_layer}",
         "early layers": ", ".join(manifest.early_layers),
+        "deciding checks": ", ".join(manifest.checks),
+        "advisory checks": ", ".join(c for c in CHECKS if c not in manifest.checks) or "none",
         "false-alarm rate": f"{manifest.alpha:g} in total",
-        "calibrated on": ", ".join(f"{manifest.class_names[i]} {c.size}" for i, c in loaded.calibration.items()),
     }
+    for i, sample in loaded.calibration.items():
+        low, high = realised_interval(sample.size, manifest.alpha)
+        rows[f"calibrated on {manifest.class_names[i]}"] = (
+            f"{sample.size} images; this calibration's own rate is between {low:.3f} and {high:.3f} (95 %)"
+        )
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/bold]", value)
     console.print(table)

@@ -13,7 +13,7 @@ from dicom_gam.training.making import recalibrate_bundle, train_bundle
 from dicom_gam.training.specification import read_specification
 
 Images = Annotated[
-    Path, typer.Argument(help="CSV with columns path, label, group, source and optionally family, role.")
+    Path, typer.Argument(help="CSV with columns path, label, group, source and optionally family, role, cue.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The new bundle's folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
@@ -23,10 +23,13 @@ def train(
     specification: Annotated[Path, typer.Argument(help="TOML: the bundle to be, the schedule, the card's text.")],
     images: Images,
     output: Output,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="Fine-tune this bundle's network instead of starting anew.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Train, calibrate and evaluate a network, and write it as a bundle with its model card."""
-    bundle = train_bundle(read_specification(specification), images, output, select_device(device))
+    bundle = train_bundle(read_specification(specification), images, output, select_device(device), start_from)
     typer.echo(f"wrote {output}, digest {bundle.identity.digest}; figures: {output / 'MODEL_CARD.md'}")
 
 

@@ -6,27 +6,23 @@ A wrong exposure, an inverted image or a foreign detector shows here while the a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
 def structure_map(grid: Tensor) -> Tensor:
-    """Channel-wise energy of an early layer's grid, (N, C, G, G) → (N, G, G), each map scaled to [0, 1]."""
+    """Channel-wise energy of an early layer's grid, (N, C, G, G[, G]) → (N, G, G[, G]), each map scaled to [0, 1]."""
     energy = (grid * grid).mean(1).sqrt()
-    flat = energy.flatten(1)
-    low, high = flat.amin(1)[:, None, None], flat.amax(1)[:, None, None]
-    return (energy - low) / (high - low).clamp_min(1e-12)
+    low, high = energy.flatten(1).aminmax(dim=1)
+    shape = (-1,) + (1,) * (energy.ndim - 1)
+    return (energy - low.view(shape)) / (high - low).view(shape).clamp_min(1e-12)
 
 
-def channel_statistics(grids: Sequence[Tensor]) -> Tensor:
-    """Mean and spread over the grid of every channel of every early layer, (N, 2·ΣC_i)."""
-    parts: list[Tensor] = []
-    for grid in grids:
-        variance, mean = torch.var_mean(grid, (2, 3))
-        parts += (mean, variance.sqrt())
-    return torch.cat(parts, 1)
+def channel_statistics(grid: Tensor) -> Tensor:
+    """Mean and spread over the grid (N, C, G, G[, G]) of every channel of an early layer, (N, 2C)."""
+    variance, mean = torch.var_mean(grid.flatten(2), 2)
+    return torch.cat([mean, variance.sqrt()], 1)
 
 
 def mahalanobis(x: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:

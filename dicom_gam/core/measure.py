@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dicom_gam.core.attention import Explanation
+from dicom_gam.core.authenticity import frequency_distance
 from dicom_gam.core.early import channel_statistics, mahalanobis, structure_map, whitening_matrix
-from dicom_gam.core.similarity import HIGHER_IS_BETTER, SIMILARITIES, nearest_prototype, similarities
+from dicom_gam.core.prototypes import prototype_maps, prototype_vectors
+from dicom_gam.core.similarity import HIGHER_IS_BETTER, SIMILARITIES, PreparedMaps, compare, prepare
 from dicom_gam.records import CheckName
 
-SMALLEST_PROBABILITY = 1e-9  # probabilities are kept this far from 0 and 1 before the logit
+FREQUENCY_PROTOTYPES = 48  # of a class; images come from several detectors and archives, each with its own spectrum
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +49,36 @@ MEASUREMENTS: tuple[MeasurementSpec, ...] = (
     *_similarity_specs("attention"),
     *_similarity_specs("early"),
     MeasurementSpec("early.channel_distance", "early", "max"),
+    MeasurementSpec("authenticity.frequency_distance", "authenticity", "max"),
 )
-CHECKS: tuple[CheckName, ...] = ("input", "attention", "early")
+CHECKS: tuple[CheckName, ...] = ("input", "attention", "early", "authenticity")
+SMALLEST_PROBABILITY = 1e-9  # probabilities are kept this far from 0 and 1 before the logit
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ClassReference:
     """What one class normally looks like to this network.
 
-    `attention` (P, h, w) and `early` (P, G, G) are prototype maps, the mean map first; the means are of the channel
-    statistics (D,) and of the attention layer's features (C,).
+    `attention` (P, h, w) and, for each of L early layers, `early` (L, P, G, G) are prototype maps, the mean map first.
+    `channel_mean` holds each early layer's mean channel statistics (D_l,), `feature_mean` that of the attention layer's
+    features (C,); `frequency` (Q, F) are prototypes of the frequency statistics.
     """
 
     attention: Tensor
     early: Tensor
-    channel_mean: Tensor
+    channel_mean: tuple[Tensor, ...]
     feature_mean: Tensor
+    frequency: Tensor
+
+    @cached_property
+    def attention_maps(self) -> PreparedMaps:
+        """The attention prototypes, ready to be compared with."""
+        return prepare(self.attention)
+
+    @cached_property
+    def early_maps(self) -> PreparedMaps:
+        """The structure prototypes of all depths, one after the other, ready to be compared with."""
+        return prepare(self.early.flatten(0, 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,16 +86,25 @@ class References:
     """The references of every real class, by the class's index in the bundle; the whitenings are shared by all."""
 
     classes: dict[int, ClassReference]
-    channel_whitening: Tensor
+    channel_whitening: tuple[Tensor, ...]
     feature_whitening: Tensor
+    frequency_whitening: Tensor
 
     def to(self, device: torch.device) -> References:
         """The same references on another device."""
         moved = {
-            i: ClassReference(*(getattr(c, name).to(device) for name in ClassReference.__slots__))
-            for i, c in self.classes.items()
+            i: ClassReference(*(_moved(getattr(c, f.name), device) for f in fields(c))) for i, c in self.classes.items()
         }
-        return References(moved, self.channel_whitening.to(device), self.feature_whitening.to(device))
+        return References(
+            moved,
+            _moved(self.channel_whitening, device),
+            self.feature_whitening.to(device),
+            self.frequency_whitening.to(device),
+        )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return tuple(v.to(device) for v in value) if isinstance(value, tuple) else value.to(device)
 
 
 def real_targets(garbage_index: int) -> Callable[[Tensor], Tensor]:
@@ -95,17 +121,21 @@ def real_targets(garbage_index: int) -> Callable[[Tensor], Tensor]:
     return targets
 
 
-def measure(explanation: Explanation, references: References, garbage_index: int) -> Tensor:
-    """Take every measurement of a batch against its target classes: (N, M) in the order of MEASUREMENTS."""
+def measure(explanation: Explanation, frequency: Tensor, references: References, garbage_index: int) -> Tensor:
+    """Take every measurement of a batch against its target classes: (N, M) in the order of MEASUREMENTS.
+
+    `frequency` (N, F) are the frequency statistics of the images as they came, before the network's own resolution.
+    """
     with torch.inference_mode():  # some hundred small operations: what autograd adds to each would show
-        return _measure(explanation, references, garbage_index)
+        return _measure(explanation, frequency, references, garbage_index)
 
 
-def _measure(explanation: Explanation, references: References, garbage_index: int) -> Tensor:
+def _measure(explanation: Explanation, frequency: Tensor, references: References, garbage_index: int) -> Tensor:
     probabilities = explanation.logits.double().softmax(1).float()
-    structure = structure_map(explanation.early[0])
-    statistics = channel_statistics(explanation.early)
+    structure = torch.stack([structure_map(grid) for grid in explanation.early])
+    statistics = [channel_statistics(grid) for grid in explanation.early]
     values = explanation.maps.new_full((len(probabilities), len(MEASUREMENTS)), torch.nan)
+    frequency = frequency.to(values.device)
     targets = explanation.targets.tolist()
     for index in sorted(set(targets)):
         alike = [i for i, target in enumerate(targets) if target == index]
@@ -115,62 +145,66 @@ def _measure(explanation: Explanation, references: References, garbage_index: in
             probabilities[rows, garbage_index],
             probabilities[rows, index],
             mahalanobis(explanation.features[rows], reference.feature_mean, references.feature_whitening),
-            *_compare(explanation.maps[rows], reference.attention),
-            *_compare(structure[rows], reference.early),
-            mahalanobis(statistics[rows], reference.channel_mean, references.channel_whitening),
+            *compare(explanation.maps[rows], reference.attention_maps).values(),
+            *_compare_depths(structure[:, rows], reference.early_maps),
+            _channel_distance([s[rows] for s in statistics], reference, references),
+            frequency_distance(frequency[rows], reference.frequency, references.frequency_whitening),
         ]
         values[rows] = torch.stack(columns, 1)
     return values
 
 
-def _compare(maps: Tensor, prototypes: Tensor) -> list[Tensor]:
-    nearest = prototypes[nearest_prototype(maps, prototypes)]
-    return list(similarities(maps, nearest).values())
+def _compare_depths(maps: Tensor, prototypes: PreparedMaps) -> list[Tensor]:
+    """Every similarity of structure maps (L, N, G, G) at the depth where it is worst; depths are compared at once."""
+    depths, images = maps.shape[:2]
+    at = torch.arange(depths, device=maps.device)
+    of = at.repeat_interleave(len(prototypes.maps) // depths)
+    allowed = at.repeat_interleave(images)[:, None] == of
+    together = compare(maps.flatten(0, 1), prototypes, allowed)
+    by_depth = {name: value.view(depths, images) for name, value in together.items()}
+    return [v.amin(0) if name in HIGHER_IS_BETTER else v.amax(0) for name, v in by_depth.items()]
 
 
-def build_references(explanations: Sequence[Explanation], labels: Sequence[Tensor], prototypes: int) -> References:
+def _channel_distance(statistics: Sequence[Tensor], reference: ClassReference, references: References) -> Tensor:
+    """The Mahalanobis distance of the channel statistics at the depth where it is largest, (N,)."""
+    depths = zip(statistics, reference.channel_mean, references.channel_whitening, strict=True)
+    return torch.stack([mahalanobis(*depth) for depth in depths]).amax(0)
+
+
+def build_references(
+    explanations: Sequence[Explanation], frequency: Tensor, labels: Sequence[Tensor], prototypes: int
+) -> References:
     """References from explanations of reference images and their true class indices (N,), batch by batch.
 
-    The caller passes correctly classified images of real classes only, explained for their own class.
+    The caller passes correctly classified images of real classes only, explained for their own class, and their
+    frequency statistics (ΣN, F).
     """
     maps = torch.cat([e.maps for e in explanations]).cpu()
     features = torch.cat([e.features for e in explanations]).cpu()
-    structure = torch.cat([structure_map(e.early[0]) for e in explanations]).cpu()
-    statistics = torch.cat([channel_statistics(e.early) for e in explanations]).cpu()
+    grids = [torch.cat(depth).cpu() for depth in zip(*(e.early for e in explanations), strict=True)]
+    structure = torch.stack([structure_map(grid) for grid in grids])
+    statistics = [channel_statistics(grid) for grid in grids]
     usable = ~torch.cat([e.degenerate for e in explanations]).cpu()
     label = torch.cat(list(labels)).cpu()
+    frequency_whitening = whitening_matrix(_residuals(frequency, label))
     classes: dict[int, ClassReference] = {}
-    feature_residuals, statistic_residuals = torch.zeros_like(features), torch.zeros_like(statistics)
     for index in torch.unique(label).tolist():
         rows = label == index
-        feature_mean, statistic_mean = features[rows].mean(0), statistics[rows].mean(0)
-        feature_residuals[rows] = features[rows] - feature_mean
-        statistic_residuals[rows] = statistics[rows] - statistic_mean
         classes[index] = ClassReference(
             prototype_maps(maps[rows & usable], prototypes),
-            prototype_maps(structure[rows], prototypes),
-            statistic_mean,
-            feature_mean,
+            torch.stack([prototype_maps(depth[rows], prototypes) for depth in structure]),
+            tuple(s[rows].mean(0) for s in statistics),
+            features[rows].mean(0),
+            prototype_vectors(frequency[rows], frequency_whitening, FREQUENCY_PROTOTYPES),
         )
-    return References(classes, whitening_matrix(statistic_residuals), whitening_matrix(feature_residuals))
+    channel_whitening = tuple(whitening_matrix(_residuals(s, label)) for s in statistics)
+    return References(classes, channel_whitening, whitening_matrix(_residuals(features, label)), frequency_whitening)
 
 
-def prototype_maps(maps: Tensor, count: int) -> Tensor:
-    """The mean map (scaled to maximum 1) and up to `count` medoids of maps (n, h, w), by k-medoids under 1 - cosine."""
-    mean = maps.mean(0)
-    unit = torch.nn.functional.normalize(maps.flatten(1).double(), dim=1, eps=1e-12)
-    distance = 1 - unit @ unit.T
-    medoids = [int(distance.sum(1).argmin())]
-    while len(medoids) < min(count, len(maps)):  # farthest-first start: deterministic, no seed needed
-        medoids.append(int(distance[:, medoids].amin(1).argmax()))
-    for _ in range(50):
-        owner = distance[:, medoids].argmin(1)
-        updated = []
-        for k, medoid in enumerate(medoids):
-            members = (owner == k).nonzero()[:, 0]
-            inner = distance[members][:, members].sum(1)
-            updated.append(int(members[inner.argmin()]) if len(members) else medoid)
-        if updated == medoids:
-            break
-        medoids = updated
-    return torch.cat([(mean / mean.max().clamp_min(1e-12))[None], maps[medoids]])
+def _residuals(vectors: Tensor, label: Tensor) -> Tensor:
+    """Vectors (n, D) less the mean of their class."""
+    residuals = torch.empty_like(vectors)
+    for index in torch.unique(label).tolist():
+        rows = label == index
+        residuals[rows] = vectors[rows] - vectors[rows].mean(0)
+    return residuals

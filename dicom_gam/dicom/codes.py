@@ -72,7 +72,9 @@ RESULT = _private("RESULT", "Result against the threshold")
 THRESHOLD_MINIMUM = _private("THR_MIN", "Smallest acceptable value")
 THRESHOLD_MAXIMUM = _private("THR_MAX", "Largest acceptable value")
 P_VALUE = _private("P_VALUE", "Conformal p-value")
-LEVEL = _private("LEVEL", "Level: the check fails when its p-value is not above it")
+CHECK_SCORE = _private("CHECK_SCORE", "Oddest score of the check in units of the usual spread")
+ADVISORY = _private("ADVISORY", "Advisory: not part of the verdict")
+COMBINED_P_VALUE = _private("P_COMBINED", "Conformal p-value of all deciding checks together")
 ALPHA = _private("ALPHA", "False-alarm rate of the operating point")
 PREDICTED_CLASS = _private("PRED_CLASS", "Predicted class")
 CLASS_PROBABILITY = _private("CLS_PROB", "Probability of the predicted class")
@@ -80,12 +82,18 @@ ATTENDED_FRACTION = _private("ATT_AREA_FRAC", "Attended fraction of the image (a
 INPUT_CHECK = _private("INPUT_CHECK", "Input check")
 ATTENTION_CHECK = _private("ATT_CHECK", "Attention check")
 EARLY_CHECK = _private("EARLY_CHECK", "Early feature check")
+AUTHENTICITY_CHECK = _private("AUTH_CHECK", "Authenticity check")
 
 VERDICTS: Mapping[Verdict, CodedConcept] = MappingProxyType(
     {Verdict.PASS: PASSED, Verdict.FAIL: FAILED, Verdict.REJECT: REJECTED}
 )
 CHECKS: Mapping[str, CodedConcept] = MappingProxyType(
-    {"input": INPUT_CHECK, "attention": ATTENTION_CHECK, "early": EARLY_CHECK}
+    {
+        "input": INPUT_CHECK,
+        "attention": ATTENTION_CHECK,
+        "early": EARLY_CHECK,
+        "authenticity": AUTHENTICITY_CHECK,
+    }
 )
 VERDICT_WORDS: Mapping[Verdict, str] = MappingProxyType(
     {
@@ -139,6 +147,9 @@ MEASUREMENTS: Mapping[str, MeasurementCode] = MappingProxyType(
         "early.channel_distance": MeasurementCode(
             _private("EARLY_CHAN_DIST", "Early feature channel distance"), "early channel distance"
         ),
+        "authenticity.frequency_distance": MeasurementCode(
+            _private("FREQ_DIST", "Frequency statistics distance from the reference images"), "frequency distance"
+        ),
     }
 )
 
@@ -150,7 +161,9 @@ PRIVATE_CODES: tuple[CodedConcept, ...] = (
     THRESHOLD_MINIMUM,
     THRESHOLD_MAXIMUM,
     P_VALUE,
-    LEVEL,
+    CHECK_SCORE,
+    ADVISORY,
+    COMBINED_P_VALUE,
     ALPHA,
     RESULT,
     VERDICT,

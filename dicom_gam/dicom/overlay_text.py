@@ -68,7 +68,8 @@ def _apart(value: float, other: float) -> str:
 
 
 def _failures(prediction: Prediction, verification: Verification) -> str:
-    failed = [m for check in verification.checks if not check.passed for m in check.measurements if not m.passed]
+    checks = [check for check in verification.checks if not check.passed and not check.advisory]
+    failed = [m for check in checks for m in check.measurements if not m.passed]
     names = {m.name for m in failed}
     failed = [m for m in failed if _REPEATS.get(m.name) not in names]
     failed.sort(key=lambda m: 1.0 if m.p_value is None else m.p_value)  # stable: then as in the report
@@ -77,9 +78,8 @@ def _failures(prediction: Prediction, verification: Verification) -> str:
         parts.append(_kept(f"and {len(failed) - _MOST_FAILURES} more"))
     if not failed:
         parts += [
-            f"{check.name} check p {_apart(check.p_value, check.level)}, level {_apart(check.level, check.p_value)}"
-            for check in verification.checks
-            if not check.passed
+            f"{check.name} check {_apart(check.score, check.threshold)} > {_apart(check.threshold, check.score)}"
+            for check in checks
         ]
     if verification.attention_status == "degenerate" and verification.verdict is Verdict.FAIL:
         parts.insert(0, "no location speaks for the predicted class")

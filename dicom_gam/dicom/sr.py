@@ -66,6 +66,7 @@ class _Tree:
             self._check_group("attention", "attention verification"),
             self._attended_region(),
             self._check_group("early", "early feature verification"),
+            self._authenticity(),
             self._verdict(),
         ]
         report = hd.MeasurementReport(
@@ -110,6 +111,13 @@ class _Tree:
         group[0].ContentSequence.append(self._explanation())
         return group
 
+    def _authenticity(self) -> hd.MeasurementsAndQualitativeEvaluations | None:
+        """Whether the image looks like an exposure; None where it was not looked at."""
+        if not self._checks("authenticity"):
+            return None
+        scores, result = self._scores("authenticity"), self._result("authenticity")
+        return self._group("authenticity verification", "authenticity", codes.AUTHENTICITY_CHECK, scores, result)
+
     def _attended_region(self) -> hd.PlanarROIMeasurementsAndQualitativeEvaluations | None:
         """TID 1410, None where no location speaks for the class."""
         source, verification = self._origin.reference, self._verification
@@ -137,8 +145,9 @@ class _Tree:
             hd.QualitativeEvaluation(_concept(codes.VERDICT), _concept(codes.VERDICTS[verification.verdict])),
             hd.QualitativeEvaluation(_concept(codes.QUALITY_ASSESSMENT), _concept(codes.QUALITY[verification.verdict])),
         ]
+        combined = _measurement(codes.COMBINED_P_VALUE, verification.p_value)
         alpha = _measurement(codes.ALPHA, verification.alpha)
-        group = self._group("overall verdict", None, None, [alpha], evaluations)
+        group = self._group("overall verdict", None, None, [combined, alpha], evaluations)
         for words in (codes.VERDICT_WORDS[verification.verdict], *verification.reasons, *verification.notes):
             group[0].ContentSequence.append(
                 hd.TextContentItem(_concept(codes.COMMENT), self._text(words), hd.RelationshipTypeValues.CONTAINS)
@@ -181,7 +190,8 @@ class _Tree:
             f"false-alarm rate: {verification.alpha:g}",
         ]
         for entry in self._checks(check):
-            parameters.append(f"{entry.name} check level: {entry.level:g}")
+            role = " (advisory)" if entry.advisory else ""
+            parameters.append(f"{entry.name} check{role} score max {entry.threshold:.6g}")
             parameters.extend(f"{m.name} {m.bound} {m.threshold:.6g}" for m in entry.measurements)
         return hd.AlgorithmIdentification(
             name=self._text(bundle.name),
@@ -195,22 +205,24 @@ class _Tree:
         return [check for check in self._verification.checks if check.name == name]
 
     def _scores(self, name: CheckName) -> list[hd.Measurement]:
-        """Every score of a check, and the p-value that they come to together."""
+        """Every score of a check, and what they come to together."""
         scores: list[hd.Measurement] = []
         for check in self._checks(name):
             scores.extend(_score(measurement) for measurement in check.measurements)
-            together = _measurement(codes.P_VALUE, check.p_value)
-            _add_property(together, _number(codes.LEVEL, check.level))
+            together = _measurement(codes.CHECK_SCORE, check.score)
+            _add_property(together, _number(codes.THRESHOLD_MAXIMUM, check.threshold))
+            _add_property(together, _number(codes.P_VALUE, check.p_value))
             scores.append(together)
         return scores
 
     def _result(self, name: CheckName) -> list[hd.QualitativeEvaluation]:
-        return [
-            hd.QualitativeEvaluation(
-                _concept(codes.CHECKS[name]), _concept(codes.PASSED if check.passed else codes.FAILED)
-            )
-            for check in self._checks(name)
-        ]
+        results = []
+        for check in self._checks(name):
+            outcome = codes.PASSED if check.passed else codes.FAILED
+            results.append(hd.QualitativeEvaluation(_concept(codes.CHECKS[name]), _concept(outcome)))
+            if check.advisory:
+                results.append(hd.QualitativeEvaluation(_concept(codes.RESULT), _concept(codes.ADVISORY)))
+        return results
 
     def _explanation(self) -> hd.ImageContentItem:
         return hd.ImageContentItem(

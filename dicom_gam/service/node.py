@@ -19,12 +19,14 @@ from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES
 from dicom_gam.dicom.listener import OTHER_CLASSES, Listener, ListenerOptions
 from dicom_gam.dicom.sender import send as send_over_network
 from dicom_gam.errors import StorageError
+from dicom_gam.service.drift import drift_rule
 from dicom_gam.service.intake import Intake
 from dicom_gam.service.outbox import Courier
 from dicom_gam.service.worker import Worker
 from dicom_gam.storage.audit import AuditLog, verify
 from dicom_gam.storage.blobs import FolderBlobs, sync_folder
 from dicom_gam.storage.sqlite import Database, SqliteAuditHead
+from dicom_gam.storage.sqlite_drift import SqliteDrift
 from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
 from dicom_gam.storage.sqlite_outbox import SqliteOutbox
 from dicom_gam.storage.states import OPEN_DELIVERY_STATES, OPEN_JOB_STATES, DeliveryState, JobState
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from dicom_gam.config import Settings
     from dicom_gam.service.outbox import Send
     from dicom_gam.service.worker import Process
-    from dicom_gam.storage.protocols import Delivery, Job
+    from dicom_gam.storage.protocols import Delivery, DriftReading, Job
 
 _log = logging.getLogger(__name__)
 
@@ -145,6 +147,10 @@ class Node:
         """How many deliveries are in each state, by destination."""
         return self._outbox.counts()
 
+    def drift_readings(self) -> list[DriftReading]:
+        """The drift of every sender's images, bundle by bundle."""
+        return self._drift.readings()
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -163,7 +169,10 @@ class Node:
         stack.callback(self._audit.close)
         self._inbox = FolderBlobs(folder / "inbox", node.minimum_free_bytes)
         self._results = FolderBlobs(folder / "results")
-        self._jobs = SqliteJobQueue(database, self._inbox.path)
+        drift = self._settings.drift
+        rule = drift_rule(drift.false_alarm_rate) if drift.enabled else None
+        self._jobs = SqliteJobQueue(database, self._inbox.path, rule)
+        self._drift = SqliteDrift(database)
         self._outbox = SqliteOutbox(database)
 
     def _make_worker(self) -> Worker:
@@ -173,6 +182,7 @@ class Node:
             self._settings.processing,
             [destination.name for destination in self._settings.destinations],
             self._jobs,
+            self._drift,
             self._results,
             self._audit,
             finished=self._wake_couriers,

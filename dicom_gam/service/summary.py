@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def _verification(verification: Verification) -> dict[str, Any]:
     return {
         "verdict": verification.verdict.value,
         "alpha": _number(verification.alpha),
+        "p_value": _number(verification.p_value),
+        "score": _number(verification.score),
+        "rank": asdict(verification.rank),
         "attention_method": verification.attention_method,
         "attention_status": verification.attention_status,
         "reasons": list(verification.reasons),
@@ -74,7 +78,9 @@ def _check(check: Check) -> dict[str, Any]:
         "name": check.name,
         "passed": check.passed,
         "p_value": _number(check.p_value),
-        "level": _number(check.level),
+        "score": _number(check.score),
+        "threshold": _number(check.threshold),
+        "advisory": check.advisory,
         "reason": check.reason,
         "measurements": [_measurement(measurement) for measurement in check.measurements],
     }

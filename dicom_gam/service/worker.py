@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dicom_gam.errors import DicomGamError
 from dicom_gam.records import AIResult, ReceivedInstance
+from dicom_gam.service.drift import announce_alarms, drift_sample
 from dicom_gam.service.loop import Loop, describe
 from dicom_gam.service.summary import result_summary
 from dicom_gam.storage.protocols import Conclusion, NewDelivery
@@ -20,7 +21,7 @@ from dicom_gam.storage.states import JobEvent, JobState
 
 if TYPE_CHECKING:
     from dicom_gam.config import ProcessingSettings
-    from dicom_gam.storage.protocols import AuditTrail, Blobs, Job, JobQueue
+    from dicom_gam.storage.protocols import AuditTrail, Blobs, DriftStore, Job, JobQueue
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Worker:
         settings: ProcessingSettings,
         destinations: Sequence[str],
         jobs: JobQueue,
+        drift: DriftStore,
         results: Blobs,
         audit: AuditTrail,
         finished: Callable[[], None],
@@ -51,6 +53,7 @@ class Worker:
         self._settings = settings
         self._destinations = tuple(destinations)
         self._jobs = jobs
+        self._drift = drift
         self._results = results
         self._audit = audit
         self._finished = finished
@@ -65,6 +68,7 @@ class Worker:
             event = "job.failed" if job.state is JobState.FAILED else "job.recovered"
             _log.warning("%s job_id=%s attempts=%d", event, job.job_id, job.attempts)
             self._audit.append(event, job_id=job.job_id, attempts=job.attempts, message=job.message)
+        announce_alarms(self._drift, self._audit)  # one that a crash has kept back
 
     def _step(self) -> float:
         if time.monotonic() - self._recovered_at > self._settings.lease_s / 3:
@@ -88,6 +92,7 @@ class Worker:
             results = self._process(instances, [datetime.fromtimestamp(job.received_at).astimezone() for job in batch])
             for job, result in zip(batch, results, strict=True):
                 self._finish(job, result)
+        announce_alarms(self._drift, self._audit)
 
     def _finish(self, job: Job, result: AIResult) -> None:
         if result.error is not None:
@@ -107,7 +112,7 @@ class Worker:
         # The record comes first: no result leaves the house without one. A crash in between repeats it, truthfully.
         name = "job.rejected" if event is JobEvent.REJECT else "job.result"
         self._audit.append(name, job_id=job.job_id, attempt=job.attempts, **summary)
-        if not self._jobs.finish(job.lease, conclusion, deliveries, time.time()):
+        if not self._jobs.finish(job.lease, conclusion, deliveries, time.time(), drift_sample(result)):
             self._lost(job)
         elif deliveries:
             self._finished()

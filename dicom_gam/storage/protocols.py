@@ -130,6 +130,70 @@ class HeadMark:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class DriftSample:
+    """What a finished image says about drift: the stream it belongs to, and its place among the calibration images.
+
+    A stream is what one sender (calling AE title) sends to one bundle. Of the `size` calibration images of its class,
+    `odder` are odder than it and `equal` tie with it. `chance`, in (0, 1), breaks the ties.
+    """
+
+    sender: str
+    bundle_name: str
+    bundle_version: str
+    bundle_digest: str
+    class_name: str
+    size: int
+    odder: int
+    equal: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class PastImages:
+    """How many images of the sample's class the stream had before, and how many of them are odder than it or tie."""
+
+    count: int
+    odder: int
+    equal: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriftStep:
+    """A stream after one more image. `state` is text that only the rule understands."""
+
+    state: str
+    log10_evidence: float
+    log10_maximum: float
+    alarm: bool
+
+
+class DriftRule(Protocol):
+    """How a stream moves on: from its state ("" at its start) to the next, within the transaction of the result."""
+
+    def __call__(self, state: str, sample: DriftSample, past: PastImages, /) -> DriftStep:
+        """Return the stream after one more image. Must not raise: the result would not be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReading:
+    """Where a stream stands. Evidence is the decimal logarithm of the drift martingale: 0 at the start, 3 is 1000 : 1.
+
+    `alarm_at` is when the alarm was first raised, None when it wasn't.
+    """
+
+    sender: str
+    bundle_name: str
+    bundle_version: str
+    bundle_digest: str
+    images: int
+    log10_evidence: float
+    log10_maximum: float
+    started_at: float
+    updated_at: float
+    alarm_at: float | None
+
+
 class JobQueue(Protocol):
     """Jobs, first in, first out. Every method is one transaction and safe from any thread."""
 
@@ -145,8 +209,15 @@ class JobQueue(Protocol):
     def renew(self, leases: Sequence[Lease], lease_s: float, now: float) -> int:
         """Lengthen the leases that still hold; return how many do."""
 
-    def finish(self, lease: Lease, conclusion: Conclusion, deliveries: Sequence[NewDelivery], now: float) -> bool:
-        """Commit the end of a job and its deliveries in one transaction; False when the lease is lost."""
+    def finish(
+        self,
+        lease: Lease,
+        conclusion: Conclusion,
+        deliveries: Sequence[NewDelivery],
+        now: float,
+        drift: DriftSample | None = None,
+    ) -> bool:
+        """Commit the end of a job, its deliveries and its drift sample in one transaction; False: the lease is lost."""
 
     def retry(self, lease: Lease, message: str, not_before: float) -> bool:
         """Give a job back for another attempt; False when the lease is lost."""
@@ -196,6 +267,22 @@ class Outbox(Protocol):
 
     def counts(self) -> dict[str, dict[DeliveryState, int]]:
         """How many deliveries are in each state, by destination."""
+
+
+class DriftStore(Protocol):
+    """The drift of every stream. Streams come and go on by `JobQueue.finish` alone, once for each finished job."""
+
+    def readings(self) -> list[DriftReading]:
+        """Return every stream, by sender, the latest bundle first."""
+
+    def unannounced(self) -> list[DriftReading]:
+        """Return the streams whose alarm nobody has been told of yet."""
+
+    def announced(self, reading: DriftReading) -> None:
+        """Remember that the alarm of this stream has been told."""
+
+    def reset(self, sender: str) -> list[DriftReading]:
+        """Forget all streams of a sender, so that they start anew; return what they were."""
 
 
 class AuditHead(Protocol):

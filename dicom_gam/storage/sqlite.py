@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SCHEMA_VERSION = 1
 CLOCK_SLACK_S = 60.0  # a clock that went back further than this makes waiting rows due at once
 
-_SCHEMA = """
+_JOBS = """
 CREATE TABLE jobs (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   job_id TEXT NOT NULL UNIQUE,
@@ -79,6 +78,33 @@ CREATE TABLE audit_head (
   end_byte INTEGER NOT NULL
 ) STRICT;
 """
+_DRIFT = """
+CREATE TABLE drift_streams (
+  stream_id INTEGER PRIMARY KEY,
+  sender TEXT NOT NULL,
+  bundle_name TEXT NOT NULL,
+  bundle_version TEXT NOT NULL,
+  bundle_digest TEXT NOT NULL,
+  images INTEGER NOT NULL DEFAULT 0,
+  state TEXT NOT NULL DEFAULT '',
+  log10_evidence REAL NOT NULL DEFAULT 0,
+  log10_maximum REAL NOT NULL DEFAULT 0,
+  started_at REAL NOT NULL,
+  updated_at REAL NOT NULL,
+  alarm_at REAL,
+  alarm_announced INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (sender, bundle_digest)
+) STRICT;
+CREATE TABLE drift_places (
+  stream_id INTEGER NOT NULL REFERENCES drift_streams (stream_id) ON DELETE CASCADE,
+  class_name TEXT NOT NULL,
+  place INTEGER NOT NULL,
+  images INTEGER NOT NULL,
+  PRIMARY KEY (stream_id, class_name, place)
+) STRICT, WITHOUT ROWID;
+"""
+_LAYOUTS = (_JOBS, _DRIFT)  # each adds to the one before; a database of an earlier layout gets what it lacks
+SCHEMA_VERSION = len(_LAYOUTS)
 
 
 class Database:
@@ -133,8 +159,9 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if 0 <= version < SCHEMA_VERSION:
+            missing = " ".join(_LAYOUTS[version:])
+            connection.executescript(f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             msg = (
                 f"{self._path} has the layout {version}, this dicom_gam knows {SCHEMA_VERSION}: "

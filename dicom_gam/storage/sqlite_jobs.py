@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dicom_gam.records import ReceivedInstance
 from dicom_gam.storage.protocols import Job, Lease, Receipt, ReceiptKind
 from dicom_gam.storage.sqlite import CLOCK_SLACK_S
+from dicom_gam.storage.sqlite_drift import record_drift
 from dicom_gam.storage.sqlite_outbox import insert_deliveries
 from dicom_gam.storage.states import JOB_TRANSITIONS, JobEvent, JobState, next_state
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from dicom_gam.storage.protocols import Conclusion, NewDelivery, NewJob
+    from dicom_gam.storage.protocols import Conclusion, DriftRule, DriftSample, NewDelivery, NewJob
     from dicom_gam.storage.sqlite import Database
 
 # Ready: not told to wait, or told so by a clock that has gone back since.
@@ -25,11 +26,15 @@ _LOST = f"state = '{JobState.PROCESSING}' AND (lease_until <= :now OR leased_at 
 
 
 class SqliteJobQueue:
-    """`protocols.JobQueue` over a `Database`; `locate` tells where a blob of the inbox lies."""
+    """`protocols.JobQueue` over a `Database`; `locate` tells where a blob of the inbox lies.
 
-    def __init__(self, database: Database, locate: Callable[[str], Path]) -> None:
+    Drift samples are recorded by the `drift_rule`; without one they are ignored.
+    """
+
+    def __init__(self, database: Database, locate: Callable[[str], Path], drift_rule: DriftRule | None = None) -> None:
         self._database = database
         self._locate = locate
+        self._drift_rule = drift_rule
 
     def add(self, job: NewJob) -> Receipt:
         """Commit a job, or find that its data set is known. On return it survives a power cut."""
@@ -74,8 +79,15 @@ class SqliteJobQueue:
                 for lease in leases
             )
 
-    def finish(self, lease: Lease, conclusion: Conclusion, deliveries: Sequence[NewDelivery], now: float) -> bool:
-        """Commit the end of a job and its deliveries in one transaction; False when the lease is lost."""
+    def finish(
+        self,
+        lease: Lease,
+        conclusion: Conclusion,
+        deliveries: Sequence[NewDelivery],
+        now: float,
+        drift: DriftSample | None = None,
+    ) -> bool:
+        """Commit the end of a job, its deliveries and its drift sample in one transaction; False: the lease is lost."""
         state = next_state(JOB_TRANSITIONS, JobState.PROCESSING, conclusion.event)
         with self._database.transaction() as connection:
             held = connection.execute(
@@ -87,6 +99,8 @@ class SqliteJobQueue:
             ).rowcount  # fmt: skip
             if held:
                 insert_deliveries(connection, lease.job_id, deliveries)
+                if drift is not None and self._drift_rule is not None:
+                    record_drift(connection, self._drift_rule, drift, now)
         return bool(held)
 
     def retry(self, lease: Lease, message: str, not_before: float) -> bool:

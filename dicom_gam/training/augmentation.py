@@ -6,10 +6,15 @@ All work on batches of contents (N, s, s) in [0, 1] and draw from the given gene
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+SYNTHETIC_FAMILIES = ("inverted", "rotated", "cropped", "collimated", "shuffled", "spliced", "noise", "blank")
+Outside = Literal["border", "zeros"]  # what comes in from outside the frame: its edge repeated, or nothing
 
 
 def uniform(n: int, low: float, high: float, g: Generator) -> Tensor:
@@ -17,14 +22,36 @@ def uniform(n: int, low: float, high: float, g: Generator) -> Tensor:
     return torch.rand(n, generator=g) * (high - low) + low
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where an augmentation puts each of n images: `shift` is (2n,), columns first, in halves of the frame."""
+
+    zoom: Tensor
+    aspect: Tensor
+    degrees: Tensor
+    shift: Tensor
+    flip: Tensor
+
+    def move(self, x: Tensor, outside: Outside = "border") -> Tensor:
+        """Move images (n, s, s), or what lies in their frame, to their new places."""
+        moved = warp(x, self.zoom, self.aspect, self.degrees, self.shift, outside)
+        return torch.where(self.flip[:, None, None], moved.flip(2), moved)
+
+
+def draw_placement(n: int, g: Generator) -> Placement:
+    """Random place, size, aspect, tilt and side for `n` images."""
+    zoom, aspect, degrees = uniform(n, 0.75, 1.2, g), uniform(n, 0.85, 1.18, g), uniform(n, -12, 12, g)
+    return Placement(zoom, aspect, degrees, uniform(2 * n, -0.1, 0.1, g), torch.rand(n, generator=g) < 0.5)
+
+
 def augment(x: Tensor, g: Generator) -> Tensor:
     """Random place, size, aspect, tilt, side, sharpness, contrast, noise, borders and markers."""
+    return vary_appearance(draw_placement(len(x), g).move(x), g)
+
+
+def vary_appearance(x: Tensor, g: Generator) -> Tensor:
+    """Random sharpness, contrast, noise, borders and markers; everything stays in its place."""
     n = len(x)
-    x = warp(
-        x, uniform(n, 0.75, 1.2, g), uniform(n, 0.85, 1.18, g), uniform(n, -12, 12, g), uniform(2 * n, -0.1, 0.1, g)
-    )
-    flip = torch.rand(n, generator=g) < 0.5
-    x = torch.where(flip[:, None, None], x.flip(2), x)
     blurred = F.avg_pool2d(F.pad(x[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
     x = torch.lerp(x, blurred, uniform(n, 0, 1, g)[:, None, None])
     gamma = torch.exp(uniform(n, -0.5, 0.5, g))[:, None, None]
@@ -43,8 +70,10 @@ def vary_negatives(x: Tensor, negative: Tensor, g: Generator) -> Tensor:
     return torch.where(chosen[:, None, None], _restretch(varied), x)
 
 
-def warp(x: Tensor, zoom: Tensor, aspect: Tensor, degrees: Tensor, shift: Tensor) -> Tensor:
-    """Scale, squeeze, tilt and move each image; what comes in from outside repeats the edge."""
+def warp(
+    x: Tensor, zoom: Tensor, aspect: Tensor, degrees: Tensor, shift: Tensor, outside: Outside = "border"
+) -> Tensor:
+    """Scale, squeeze, tilt and move each image."""
     n = len(x)
     angle = degrees * math.pi / 180
     sx, sy = 1 / (zoom * aspect.sqrt()), aspect.sqrt() / zoom
@@ -56,7 +85,7 @@ def warp(x: Tensor, zoom: Tensor, aspect: Tensor, degrees: Tensor, shift: Tensor
         1,
     )
     grid = F.affine_grid(theta, [n, 1, *x.shape[1:]], align_corners=False)
-    return F.grid_sample(x[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    return F.grid_sample(x[:, None], grid, padding_mode=outside, align_corners=False)[:, 0]
 
 
 def _border(x: Tensor, g: Generator) -> Tensor:
@@ -86,6 +115,7 @@ def _mark(x: Tensor, g: Generator) -> Tensor:
 def synthetic_negatives(x: Tensor, labels: Tensor, g: Generator) -> dict[str, Tensor]:
     """Negatives made from real contents (N, s, s) of classes (N,), by family, each as many as there are contents.
 
+    The families are SYNTHETIC_FAMILIES, in that order.
     Two halves are spliced from different classes where there are any; from the same class they'd be no negative.
     """
     n, size, _ = x.shape

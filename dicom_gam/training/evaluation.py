@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from scipy.stats import binomtest
-from torch import Tensor
 
 from dicom_gam.bundle.bundle import Bundle
-from dicom_gam.bundle.verifier import verify_batch
+from dicom_gam.bundle.verifier import Prepared, verify_batch
 from dicom_gam.records import Verdict
 
 BATCH = 64
@@ -39,10 +37,10 @@ class Row:
     verdicts: Counter[Verdict]
 
 
-def outcomes(bundle: Bundle, contents: Tensor) -> list[Outcome]:
-    """Verify contents (N, s, s)."""
+def outcomes(bundle: Bundle, prepared: Prepared) -> list[Outcome]:
+    """Verify a batch of any size."""
     found = []
-    for batch in torch.split(contents, BATCH):
+    for batch in prepared.split(BATCH):
         for prediction, verification in verify_batch(bundle, batch):
             found.append(Outcome(prediction.label, verification.verdict))
     return found

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
-from torch import Tensor
 
+from dicom_gam.bundle.verifier import Prepared, prepare
 from dicom_gam.config import IntakeSettings
-from dicom_gam.core.preprocess import Preprocessing, to_content
+from dicom_gam.core.preprocess import Preprocessing
 from dicom_gam.dicom.decode import decode_radiograph, read_instance
 from dicom_gam.errors import TrainingError
 from dicom_gam.records import Rejection
+from dicom_gam.training.cues import Cue, parse_cue
 
 REQUIRED_COLUMNS = ("path", "label", "group", "source")
 ROLES = ("train", "validation", "calibration", "test", "unseen", "reference", "scaling")
@@ -28,7 +28,10 @@ ROLES = ("train", "validation", "calibration", "test", "unseen", "reference", "s
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One row of a manifest. `group` is the patient; `family` is the kind of a negative, else its source."""
+    """One row of a manifest. `group` is the patient; `family` is the kind of a negative, else its source.
+
+    `cue` says where in the image its class shows.
+    """
 
     path: Path
     label: str
@@ -36,10 +39,11 @@ class LabelledImage:
     source: str
     family: str
     role: str = ""
+    cue: Cue | None = None
 
 
 def read_manifest(path: Path, labels: Iterable[str]) -> list[LabelledImage]:
-    """Read a CSV with columns path, label, group, source and, if wanted, family and role.
+    """Read a CSV with columns path, label, group, source and, if wanted, family, role and cue.
 
     Paths are relative to the CSV's folder. A row's `role`, if given, overrides the split (train, validation,
     calibration, test, unseen). Raises TrainingError that names the line and the remedy.
@@ -66,8 +70,9 @@ def read_manifest(path: Path, labels: Iterable[str]) -> list[LabelledImage]:
                     )
                 family = row.get("family") or row["source"]
                 image = path.parent / row["path"]
+                cue = parse_cue(row.get("cue") or "", path.parent, f"{path} line {reader.line_num}")
                 images.append(
-                    LabelledImage(image, row["label"], row["group"], row["source"], family, row.get("role") or "")
+                    LabelledImage(image, row["label"], row["group"], row["source"], family, row.get("role") or "", cue)
                 )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TrainingError(f"{path}: can't be read as a CSV manifest: {error}") from error
@@ -112,11 +117,9 @@ def one_per_group(images: Sequence[LabelledImage]) -> list[LabelledImage]:
     return list(seen.values())
 
 
-def load_contents(images: Sequence[LabelledImage], spec: Preprocessing, title: str) -> Tensor:
-    """Load images as contents (N, s, s) in [0, 1], with a progress display."""
-    if not images:
-        return torch.empty(0, spec.content_size, spec.content_size)
-    return torch.stack([to_content(torch.from_numpy(load_pixels(i.path)), spec) for i in track(images, title)])
+def load_prepared(images: Sequence[LabelledImage], preprocessing: Preprocessing, title: str) -> Prepared:
+    """Load images as a batch that a bundle can verify, with a progress display."""
+    return prepare((load_pixels(image.path) for image in track(images, title, disable=not images)), preprocessing)
 
 
 def load_pixels(path: Path) -> NDArray[np.float32]:

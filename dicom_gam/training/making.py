@@ -8,52 +8,71 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dicom_gam.bundle.arrays import write_calibration, write_references
 from dicom_gam.bundle.bundle import (
     Bundle,
     assemble,
     bundle_files,
     load_network,
     split_network,
-    write_calibration,
-    write_references,
 )
-from dicom_gam.bundle.files import CALIBRATION, MANIFEST, MODEL_CARD, REFERENCE, WEIGHTS, write_files
+from dicom_gam.bundle.files import CALIBRATION, MANIFEST, MODEL_CARD, REFERENCE, WEIGHTS, digest, write_files
 from dicom_gam.bundle.manifest import Manifest, parse_manifest
 from dicom_gam.training.calibrating import calibrate
+from dicom_gam.training.cues import load_cues
 from dicom_gam.training.fitting import Labelled, fit
-from dicom_gam.training.images import LabelledImage, load_contents, one_per_group, read_manifest, split_by_group
-from dicom_gam.training.model_card import model_card
-from dicom_gam.training.specification import Specification
+from dicom_gam.training.images import (
+    LabelledImage,
+    load_pixels,
+    load_prepared,
+    one_per_group,
+    read_manifest,
+    split_by_group,
+)
+from dicom_gam.training.model_card import calibration_text, model_card
+from dicom_gam.training.specification import Schedule, Specification
 from dicom_gam.training.toml_text import manifest_text
 
 CURVE = "training.png"
-RECALIBRATION_FRACTIONS = {"reference": 0.35, "scaling": 0.10, "calibration": 0.55}
+RECALIBRATION_FRACTIONS = {"reference": 0.30, "scaling": 0.20, "calibration": 0.50}
+CALIBRATION_ROLES = {"reference": ("train",), "scaling": ("validation", "scaling"), "calibration": ("calibration",)}
 
 
-def train_bundle(specification: Specification, images_csv: Path, output: Path, device: torch.device) -> Bundle:
-    """Train, calibrate, evaluate and write a bundle. Raises TrainingError or BundleError with the remedy."""
+def train_bundle(
+    specification: Specification, images_csv: Path, output: Path, device: torch.device, start_from: str | None = None
+) -> Bundle:
+    """Train, calibrate, evaluate and write a bundle. Raises TrainingError or BundleError with the remedy.
+
+    Training starts from random weights, or from those of the bundle `start_from`.
+    """
     manifest, schedule = specification.bundle, specification.training
-    images = read_manifest(images_csv, manifest.class_names)
-    real = [i for i in images if i.label != manifest.garbage_class]
-    negatives = [i for i in images if i.label == manifest.garbage_class]
-    split = split_by_group(real, schedule.fractions, schedule.seed)
-    for role, dealt in split_by_group(negatives, schedule.garbage_fractions, schedule.seed).items():
-        split.setdefault(role, []).extend(dealt)
+    split = deal(specification, images_csv)
     folds = {role: load(manifest, dealt, role) for role, dealt in split.items()}
-    network, curve = fit(manifest, schedule, folds["train"], folds["validation"], device)
-    ids = _real_only(manifest, split, {"reference": "train", "scaling": "validation", "calibration": "calibration"})
-    calibration_folds = {name: load(manifest, dealt, name) for name, dealt in ids.items()}
+    initial, origin = _start(start_from)
+    network, curve = fit(manifest, schedule, folds["train"], folds["validation"], device, initial)
+    calibration_folds = {name: load(manifest, dealt, name) for name, dealt in _real_only(manifest, split).items()}
     files = _files(manifest, network, calibration_folds, schedule.prototypes, device)
     files[CURVE] = curve.png()
     files[MODEL_CARD] = b"in the making"
     bundle = assemble(files, str(output), device)
     unseen = {role: split.get(role, []) for role in ("test", "unseen")}
     unseen_folds = {role: folds.get(role, load(manifest, [], role)) for role in unseen}
-    files[MODEL_CARD] = model_card(specification, bundle, curve, split, unseen_folds).encode()
+    files[MODEL_CARD] = model_card(specification, bundle, curve, origin, split, unseen_folds).encode()
     write_files(output, files)
     return assemble(files, str(output), device)  # once more, for the digest with the finished card
+
+
+def deal(specification: Specification, images_csv: Path) -> dict[str, list[LabelledImage]]:
+    """Which images `train_bundle` uses for what: by role, real classes and negatives split apart."""
+    manifest, schedule = specification.bundle, specification.training
+    images = read_manifest(images_csv, manifest.class_names)
+    split = split_by_group([i for i in images if i.label != manifest.garbage_class], schedule.fractions, schedule.seed)
+    negatives = [i for i in images if i.label == manifest.garbage_class]
+    for role, dealt in split_by_group(negatives, schedule.garbage_fractions, schedule.seed).items():
+        split.setdefault(role, []).extend(dealt)
+    return split
 
 
 def recalibrate_bundle(
@@ -72,30 +91,46 @@ def recalibrate_bundle(
     split = {role: _per_group(role, dealt.get(role, [])) for role in RECALIBRATION_FRACTIONS}
     folds = {role: load(manifest, part, role) for role, part in split.items()}
     network = load_network(manifest, old[WEIGHTS], source, device)
-    references, calibration = calibrate(manifest, network, folds, 4, device)
+    references, calibration = calibrate(manifest, network, folds, Schedule().prototypes, device)
     files = {name: content for name, content in old.items() if name in (WEIGHTS, CURVE)}
     files[MANIFEST] = manifest_text(manifest).encode()
     files[REFERENCE] = write_references(references, manifest)
     files[CALIBRATION] = write_calibration(calibration, manifest)
-    sizes = ", ".join(f"{manifest.class_names[i]} {c.size}" for i, c in calibration.items())
-    note = (
-        f"\n## Recalibrated\n\nReferences and thresholds come from another site's images: {sizes}; "
-        f"alpha {manifest.alpha:g}.\nFigures above this heading are the original bundle's.\n"
-    )
-    files[MODEL_CARD] = old[MODEL_CARD] + note.encode()
+    files[MODEL_CARD] = old[MODEL_CARD]
     bundle = assemble(files, str(output), device)
+    note = (
+        "\n## Recalibrated\n\nReferences and thresholds come from another site's images. Figures above this heading "
+        f"are the original bundle's.\n\n{calibration_text(bundle)}\n"
+    )
+    files[MODEL_CARD] += note.encode()
     write_files(output, files)
-    return bundle
+    return assemble(files, str(output), device)
 
 
 def load(manifest: Manifest, images: Sequence[LabelledImage], title: str) -> Labelled:
     """Load images as labelled contents with a progress display."""
     names = manifest.class_names
+    cues = load_cues([i.cue for i in images], manifest.preprocessing.record(), load_pixels)
+    prepared = load_prepared(images, manifest.preprocessing.record(), title)
     return Labelled(
-        load_contents(images, manifest.preprocessing.record(), title),
+        prepared.content,
         torch.tensor([names.index(i.label) for i in images], dtype=torch.long),
         [i.source if i.label != manifest.garbage_class else i.family for i in images],
+        cues,
+        prepared.frequency,
     )
+
+
+def _start(bundle: str | None) -> tuple[dict[str, Tensor] | None, str]:
+    """The first weights, and what the model card must say about them."""
+    if bundle is None:
+        return None, ""
+    content = bundle_files(bundle)
+    words = (
+        f" Training started from the network of bundle {digest(content)}; figures flatter if that network was trained "
+        "on images of the patients tested here."
+    )
+    return safetensors.torch.load(content[WEIGHTS]), words
 
 
 def _files(
@@ -112,12 +147,11 @@ def _files(
     }
 
 
-def _real_only(
-    manifest: Manifest, split: dict[str, list[LabelledImage]], roles: dict[str, str]
-) -> dict[str, list[LabelledImage]]:
+def _real_only(manifest: Manifest, split: Mapping[str, list[LabelledImage]]) -> dict[str, list[LabelledImage]]:
+    """The folds to calibrate on; the validation images, which only watched the training, help with the scales."""
     return {
-        name: _per_group(name, [i for i in split.get(role, []) if i.label != manifest.garbage_class])
-        for name, role in roles.items()
+        name: _per_group(name, [i for r in roles for i in split.get(r, []) if i.label != manifest.garbage_class])
+        for name, roles in CALIBRATION_ROLES.items()
     }
 
 

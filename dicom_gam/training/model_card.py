@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from dicom_gam.bundle.bundle import Bundle
-from dicom_gam.training.augmentation import synthetic_negatives
+from dicom_gam.bundle.verifier import Prepared
+from dicom_gam.core.calibration import realised_interval, smallest_alpha
+from dicom_gam.core.measure import CHECKS
+from dicom_gam.training.augmentation import SYNTHETIC_FAMILIES, synthetic_negatives
 from dicom_gam.training.evaluation import Row, class_table, negative_table, outcomes, tabulate, total
 from dicom_gam.training.fitting import Curve, Labelled
 from dicom_gam.training.images import LabelledImage
@@ -20,10 +22,14 @@ def model_card(
     specification: Specification,
     bundle: Bundle,
     curve: Curve,
+    started_from: str,
     split: Mapping[str, Sequence[LabelledImage]],
     folds: Mapping[str, Labelled],
 ) -> str:
-    """Markdown. `folds` are "test" (other patients of the training sources) and "unseen" (other sources, families)."""
+    """Markdown. `started_from` says where the first weights came from.
+
+    `folds` are "test" (other patients of the training sources) and "unseen" (other sources, families).
+    """
     manifest = bundle.manifest
     sections = [
         f"# {manifest.name} {manifest.version}",
@@ -34,12 +40,25 @@ def model_card(
         _figures(bundle, folds),
         f"## Training\n\nSeed {specification.training.seed}, {specification.training.steps} steps of "
         f"{specification.training.batch_size}; validation accuracy at the end {100 * curve.accuracy[-1][1]:.1f} %, "
-        "including negatives. The curve is in `training.png`.\n\n" + _split_table(split),
-        "## Calibration\n\n" + _calibration(bundle),
+        f"including negatives. The curve is in `training.png`.{_guidance(specification, curve)}{started_from}\n\n"
+        + _split_table(split),
+        "## Calibration\n\n" + calibration_text(bundle),
         "## Data, licences, attributions\n\n" + _sources(specification),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in specification.card.limits),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _guidance(specification: Specification, curve: Curve) -> str:
+    """What was done in training besides learning the classes."""
+    schedule, words = specification.training, ""
+    if schedule.cue_weight > 0:
+        agreement = f", agreement at the end {curve.agreement[-1][1]:.2f} (cosine)" if curve.agreement else ""
+        words += f" Attention was pulled towards given regions with weight {schedule.cue_weight:g}{agreement}."
+    if schedule.outlier_weight > 0:
+        words += f" Outlier exposure had weight {schedule.outlier_weight:g}."
+    left_out = [family for family in SYNTHETIC_FAMILIES if family not in schedule.synthetic_families]
+    return words + (f" Families of generated negatives left out: {', '.join(left_out)}." if left_out else "")
 
 
 def _figures(bundle: Bundle, folds: Mapping[str, Labelled]) -> str:
@@ -52,7 +71,7 @@ def _figures(bundle: Bundle, folds: Mapping[str, Labelled]) -> str:
     }
     for role, (real_title, negative_title) in titles.items():
         fold = folds[role]
-        rows = tabulate(fold.sources, [names[i] for i in fold.labels.tolist()], outcomes(bundle, fold.contents))
+        rows = tabulate(fold.sources, [names[i] for i in fold.labels.tolist()], outcomes(bundle, fold.prepared))
         real, negative = [r for r in rows if r.label != garbage], [r for r in rows if r.label == garbage]
         if real:
             everything = total(real, "all", "all")
@@ -66,11 +85,12 @@ def _figures(bundle: Bundle, folds: Mapping[str, Labelled]) -> str:
 def _synthetic(bundle: Bundle, test: Labelled) -> list[Row]:
     garbage = bundle.manifest.garbage_class
     real = test.labels != bundle.manifest.garbage_index
-    contents: Tensor = test.contents[real]
-    made = synthetic_negatives(contents, test.labels[real], torch.Generator().manual_seed(1))
+    prepared = test.prepared[real]
+    made = synthetic_negatives(prepared.content, test.labels[real], torch.Generator().manual_seed(1))
     rows = []
-    for family, images in made.items():
-        rows += tabulate([family] * len(images), [garbage] * len(images), outcomes(bundle, images))
+    for family, images in made.items():  # altered at the network's resolution: what they came as is the original's
+        altered = Prepared(images, prepared.frequency)
+        rows += tabulate([family] * len(images), [garbage] * len(images), outcomes(bundle, altered))
     return rows
 
 
@@ -84,13 +104,26 @@ def _split_table(split: Mapping[str, Sequence[LabelledImage]]) -> str:
     return "\n".join(lines)
 
 
-def _calibration(bundle: Bundle) -> str:
-    sizes = ", ".join(f"{bundle.manifest.class_names[i]} {c.size}" for i, c in bundle.calibration.items())
-    return (
-        f"Operating point: total false-alarm rate alpha = {bundle.alpha:g} for exchangeable images whose class the "
-        "network gets right, shared equally by the three checks (Bonferroni). An image that the network takes for "
-        f"garbage is rejected besides. Calibration images (one per patient where patients are known): {sizes}."
-    )
+def calibration_text(bundle: Bundle) -> str:
+    """Markdown: what the operating point promises, and how sure each class's calibration sample makes it."""
+    manifest, alpha = bundle.manifest, bundle.alpha
+    advisory = [check for check in CHECKS if check not in manifest.checks]
+    lines = [
+        f"Operating point: of exchangeable images of a class at most {100 * alpha:g} % (alpha = {alpha:g}) are not "
+        f"passed, all reasons together: taken for garbage, {', '.join(manifest.checks)}. Min-p over the checks, "
+        "recalibrated on a second fold; one image per patient where patients are known. "
+        "An image that the network takes for another class is no false alarm, and its verdict is about that class."
+        + (f" Shown but not deciding: {', '.join(advisory)}." if advisory else ""),
+        "",
+        "| class | calibration images | realised rate, 95 % of such calibrations | smallest alpha |",
+        "|---|---|---|---|",
+    ]
+    for index, sample in bundle.calibration.items():
+        low, high = realised_interval(sample.size, alpha)
+        smallest = 100 * smallest_alpha(sample.combined)
+        interval = f"{100 * low:.1f} to {100 * high:.1f} %"
+        lines.append(f"| {manifest.class_names[index]} | {sample.size} | {interval} | {smallest:.1f} % |")
+    return "\n".join(lines)
 
 
 def _sources(specification: Specification) -> str:

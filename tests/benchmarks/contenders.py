@@ -13,11 +13,12 @@ import torchvision.models
 from torch import Tensor, nn
 
 from dicom_gam.core.attention import explain
+from dicom_gam.core.authenticity import FREQUENCY_STATISTICS
 from dicom_gam.core.calibration import ClassCalibration, calibrate_class
-from dicom_gam.core.measure import ClassReference, References, measure, real_targets
+from dicom_gam.core.measure import FREQUENCY_PROTOTYPES, ClassReference, References, measure, real_targets
 from dicom_gam.core.network import SplitNetwork
 from dicom_gam.core.verdict import decide, judge
-from tests.core.simulated import simulated
+from tests.core.simulated import sample_of, simulated
 
 CLASSES = 5
 GARBAGE = CLASSES - 1
@@ -78,7 +79,7 @@ class Verified:
 
     def __init__(self, network: nn.Module, model: Model) -> None:
         self.split = SplitNetwork(network, model.attention_layer, model.early_layers)
-        self.calibration = calibrate_class(simulated(40, seed=0), simulated(400, seed=1))
+        self.calibration = calibrate_class(simulated(40, seed=0), sample_of(simulated(400, seed=1)))
         self.references: dict[tuple[int, ...], References] = {}
 
     def refer_to(self, x: Tensor) -> None:
@@ -90,7 +91,8 @@ class Verified:
     def __call__(self, x: Tensor) -> object:
         explanation = explain(self.split, x, targets=real_targets(GARBAGE))
         references = self.references[tuple(explanation.maps.shape[1:])]
-        values = measure(explanation, references, GARBAGE).double().cpu().numpy()
+        frequency = torch.zeros(len(x), len(FREQUENCY_STATISTICS))  # taken once, where the image is decoded
+        values = measure(explanation, frequency, references, GARBAGE).double().cpu().numpy()
         labels, degenerate = explanation.logits.argmax(1).tolist(), explanation.degenerate.tolist()
         return _verdicts(values, labels, degenerate, self.calibration), explanation.maps.cpu()
 
@@ -99,7 +101,7 @@ def _verdicts(
     values: np.ndarray, labels: list[int], degenerate: list[bool], calibration: ClassCalibration
 ) -> list[object]:
     return [
-        decide(label == GARBAGE, flat, judge(row, calibration, ALPHA), "chest, hand, knee or spine")
+        decide(label == GARBAGE, flat, judge(row, calibration, ALPHA).checks, "chest, hand, knee or spine")
         for row, label, flat in zip(values, labels, degenerate, strict=True)
     ]
 
@@ -108,18 +110,21 @@ def _random_references(
     channels: int, shape: tuple[int, ...], early: tuple[Tensor, ...], device: torch.device
 ) -> References:
     g = torch.Generator().manual_seed(1)
-    statistics = 2 * sum(grid.shape[1] for grid in early)
+    sizes = [2 * grid.shape[1] for grid in early]
+    own = len(FREQUENCY_STATISTICS)
     classes = {
         i: ClassReference(
             torch.rand(PROTOTYPES, *shape, generator=g),
-            torch.rand(PROTOTYPES, *early[0].shape[2:], generator=g),
-            torch.randn(statistics, generator=g),
+            torch.rand(len(early), PROTOTYPES, *early[0].shape[2:], generator=g),
+            tuple(torch.randn(size, generator=g) for size in sizes),
             torch.randn(channels, generator=g),
+            torch.randn(FREQUENCY_PROTOTYPES, own, generator=g),
         )
         for i in range(GARBAGE)
     }
-    whitening = torch.randn(statistics, statistics, generator=g), torch.randn(channels, channels, generator=g)
-    return References(classes, *whitening).to(device)
+    channel_whitening = tuple(torch.randn(size, size, generator=g) for size in sizes)
+    feature_whitening, frequency_whitening = torch.randn(channels, channels, generator=g), torch.eye(own)
+    return References(classes, channel_whitening, feature_whitening, frequency_whitening).to(device)
 
 
 def _pytorch_grad_cam(network: nn.Module, model: Model) -> Run:

@@ -29,7 +29,7 @@ from dicom_gam.bundle.verifier import verify_batch
 from dicom_gam.errors import BundleError
 from dicom_gam.records import Verdict
 from tests.bundle.copies import Arrays, arrays_changed, copy_of, with_changes, zipped
-from tests.tiny_bundle import DISC, NOISE, STRIPES, shapes
+from tests.tiny_bundle import DISC, NOISE, STRIPES, prepared, shapes
 
 
 def refusal(path: Path) -> str:
@@ -50,22 +50,22 @@ def text_changed(old: str, new: str) -> Callable[[bytes], bytes]:
 def test_bundle_loads_and_tells_its_classes_apart(tiny_bundle_dir: Path) -> None:
     bundle = load_bundle(str(tiny_bundle_dir))
     for kind, label in ((DISC, "disc"), (STRIPES, "stripes"), (NOISE, "garbage")):
-        assert {p.label for p, _ in verify_batch(bundle, shapes(kind, 6, 77))} == {label}
+        assert {p.label for p, _ in verify_batch(bundle, prepared(shapes(kind, 6, 77)))} == {label}
 
 
 def test_most_images_like_the_calibration_ones_pass_and_noise_is_rejected(tiny_bundle_dir: Path) -> None:
     bundle = load_bundle(str(tiny_bundle_dir))
-    verdicts = [v.verdict for kind in (DISC, STRIPES) for _, v in verify_batch(bundle, shapes(kind, 40, 78))]
+    verdicts = [v.verdict for kind in (DISC, STRIPES) for _, v in verify_batch(bundle, prepared(shapes(kind, 40, 78)))]
     assert verdicts.count(Verdict.PASS) >= 64  # alpha is 0.1; fewer than 64 of 80 has probability 0.001
-    assert {v.verdict for _, v in verify_batch(bundle, shapes(NOISE, 10, 78))} == {Verdict.REJECT}
+    assert {v.verdict for _, v in verify_batch(bundle, prepared(shapes(NOISE, 10, 78)))} == {Verdict.REJECT}
 
 
 def test_result_does_not_depend_on_the_batch(tiny_bundle_dir: Path) -> None:
     bundle = load_bundle(str(tiny_bundle_dir))
     contents = torch.cat([shapes(DISC, 2, 79), shapes(NOISE, 2, 79), shapes(STRIPES, 2, 79)])
-    together = verify_batch(bundle, contents)
+    together = verify_batch(bundle, prepared(contents))
     for (prediction, verification), content in zip(together, contents, strict=True):
-        ((alone, verified),) = verify_batch(bundle, content[None])
+        ((alone, verified),) = verify_batch(bundle, prepared(content[None]))
         assert alone.probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
         assert verified.verdict == verification.verdict
         np.testing.assert_allclose(verified.attention_map, verification.attention_map, atol=1e-4)
@@ -74,13 +74,13 @@ def test_result_does_not_depend_on_the_batch(tiny_bundle_dir: Path) -> None:
 def test_bundle_s_own_attention_method_is_used(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     changes = {MANIFEST: text_changed('attention_method = "hirescam"', 'attention_method = "gradcam"')}
     bundle = load_bundle(str(with_changes(tiny_bundle_dir, tmp_path, changes)))
-    ((_, verification),) = verify_batch(bundle, shapes(DISC, 1, 1))
+    ((_, verification),) = verify_batch(bundle, prepared(shapes(DISC, 1, 1)))
     assert verification.attention_method == "gradcam"
 
 
 def test_bf16_gives_the_same_labels(tiny_bundle_dir: Path) -> None:
     bundle, contents = load_bundle(str(tiny_bundle_dir)), shapes(DISC, 8, 80)
-    exact, rounded = verify_batch(bundle, contents), verify_batch(bundle, contents, bf16=True)
+    exact, rounded = verify_batch(bundle, prepared(contents)), verify_batch(bundle, prepared(contents), bf16=True)
     assert [p.label for p, _ in exact] == [p.label for p, _ in rounded]
 
 
@@ -283,14 +283,17 @@ def _with_nan(array: np.ndarray) -> np.ndarray:
     ("change", "message"),
     [
         (_drop("disc/early"), "lacks usable numbers for disc/early"),
-        (_drop("channel_whitening"), "lacks usable numbers for channel_whitening"),
+        (_drop("channel_whitening/1"), "lacks usable numbers for channel_whitening/1"),
         (_edit("stripes/attention", _with_nan), "lacks usable numbers for stripes/attention"),
         (_edit("feature_whitening", _with_nan), "lacks usable numbers for feature_whitening"),
-        (_put("disc/channel_mean", ["a", "b"]), "lacks usable numbers for disc/channel_mean"),
+        (_put("disc/channel_mean/0", ["a", "b"]), "lacks usable numbers for disc/channel_mean/0"),
         (_edit("disc/attention", lambda a: a[:, :2]), "maps of class disc are (2, 4), but layer 'layer3' gives (4, 4)"),
-        (_edit("disc/early", lambda a: a[:, :3]), "does not fit the layers"),
+        (_edit("disc/early", lambda a: a[:, :, :3]), "does not fit the layers"),
+        (_edit("disc/early", lambda a: a[:1]), "does not fit the layers"),
         (_edit("disc/feature_mean", lambda a: a[:-2]), "does not fit the layers"),
-        (_edit("channel_whitening", lambda a: a[:-1]), "does not fit the layers"),
+        (_edit("channel_whitening/0", lambda a: a[:-1]), "does not fit the layers"),
+        (_edit("disc/frequency", lambda a: a[:, :-1]), "does not fit the layers"),
+        (_edit("frequency_statistics", lambda a: a[:-1]), "made for other measurements"),
     ],
 )
 def test_unfit_reference_is_refused(
@@ -314,6 +317,10 @@ def test_unfit_reference_is_refused(
         (_edit("disc/scores/input", lambda a: a[::-1]), "disc is not a sorted sample of finite scores"),
         (_edit("disc/scores/input", lambda a: a[:5]), "disc is not a sorted sample of finite scores"),
         (_put("disc/scores/input", ["a", "b"]), "lacks usable numbers"),
+        (_edit("disc/combined", lambda a: a[::-1]), "disc is not a sorted sample of finite scores"),
+        (_edit("disc/combined", _with_nan), "disc is not a sorted sample of finite scores"),
+        (_put("disc/tail_rate/early", 0.0), "disc is not a sorted sample of finite scores"),
+        (_edit("disc/tail/early", lambda a: a[:0]), "disc is not a sorted sample of finite scores"),
     ],
 )
 def test_unfit_calibration_is_refused(
@@ -327,7 +334,7 @@ def test_unfit_calibration_is_refused(
 def test_alpha_that_the_calibration_images_cannot_support_is_refused(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     changes = {MANIFEST: text_changed("alpha = 0.1", "alpha = 0.01")}
     message = refusal(with_changes(tiny_bundle_dir, tmp_path, changes))
-    assert "class disc has 80 calibration images, but a false-alarm rate of 0.01 needs 299" in message
+    assert "class disc has 80 calibration images, which support a false-alarm rate of 0.0123; 0.01 needs 99" in message
 
 
 @pytest.mark.parametrize(
@@ -341,6 +348,7 @@ def test_alpha_that_the_calibration_images_cannot_support_is_refused(tiny_bundle
         ('attention_layer = "layer3"', 'attention_layer = "layer2"', "maps of class disc"),
         ('["stem", "layer1"]', '["stem", "pool"]', "comes after the attention layer"),
         ('["stem", "layer1"]', '["stem"]', "does not fit the layers"),
+        ('"authenticity"', '"magic"', "checks.3"),
         ('name = "stripes"', 'name = "disc"', "class names repeat"),
         ('garbage_class = "garbage"', 'garbage_class = "disc"', "class names repeat"),
         ('name = "stripes"', 'name = "lines"', "lacks usable numbers for lines/attention"),
@@ -377,3 +385,9 @@ def test_gpu_that_is_not_there_is_refused() -> None:
 
 def test_automatic_device_is_one_that_works() -> None:
     assert torch.zeros(1, device=select_device("auto")).sum() == 0
+
+
+def test_sample_that_the_network_takes_for_garbage_supports_no_level(tiny_bundle_dir: Path, tmp_path: Path) -> None:
+    spoilt = arrays_changed(_put("disc/combined", np.full(80, np.inf)))
+    message = refusal(with_changes(tiny_bundle_dir, tmp_path, {CALIBRATION: spoilt}))
+    assert "class disc has 80 calibration images, which support a false-alarm rate of 1;" in message

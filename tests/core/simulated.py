@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dicom_gam.core.calibration import Sample
 from dicom_gam.core.measure import MEASUREMENTS
 
 COLUMN = {spec.name: i for i, spec in enumerate(MEASUREMENTS)}
@@ -25,3 +26,8 @@ def simulated(count: int, rng: np.random.Generator | None = None, seed: int = 0)
         overlap = values[:, COLUMN[f"{check}.iou"]]
         values[:, COLUMN[f"{check}.dice"]] = 2 * overlap / (1 + overlap)
     return values
+
+
+def sample_of(values: NDArray[np.float64]) -> Sample:
+    """A sample that the network gets all right."""
+    return Sample(values, np.ones(len(values), bool), np.zeros(len(values), bool))

@@ -60,8 +60,14 @@ def test_structure_map_of_an_even_grid_is_zero() -> None:
     assert not structure_map(torch.full((1, 3, 4, 4), 2.0)).any()
 
 
-def test_channel_statistics_are_every_layer_s_means_then_its_spreads() -> None:
-    one = torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]]]])
-    other = torch.tensor([[[[0.0, 4.0]]]])
-    root = 2**0.5
-    torch.testing.assert_close(channel_statistics([one, other]), torch.tensor([[2.0, 2.0, root, 0.0, 2.0, 2 * root]]))
+def test_channel_statistics_are_a_layer_s_means_then_its_spreads() -> None:
+    grid = torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]]]])
+    torch.testing.assert_close(channel_statistics(grid), torch.tensor([[2.0, 2.0, 2**0.5, 0.0]]))
+
+
+def test_volumes_have_structure_maps_and_statistics_too() -> None:
+    volume = torch.rand(3, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert structure_map(volume).shape == (3, 4, 4, 4)
+    flat = volume.reshape(3, 2, 8, 8)  # the same cells in a plane
+    torch.testing.assert_close(channel_statistics(volume), channel_statistics(flat))
+    torch.testing.assert_close(structure_map(volume).flatten(1), structure_map(flat).flatten(1))

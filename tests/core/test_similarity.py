@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import warnings
 from collections.abc import Callable
@@ -18,18 +19,21 @@ from skimage.metrics import structural_similarity
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor
 
+from dicom_gam.core import similarity
 from dicom_gam.core.similarity import (
     DIRECTIONS,
     HIGHER_IS_BETTER,
     REGION,
     SIMILARITIES,
     SMOOTHING,
+    compare,
     cosine,
     dice,
     iou,
     kl,
     nearest_prototype,
     pearson,
+    prepare,
     similarities,
     soft_iou,
     ssim,
@@ -44,21 +48,26 @@ with warnings.catch_warnings():
 Map = NDArray[np.float32]
 
 
-def random_maps(count: int, h: int, w: int, seed: int = 0) -> Tensor:
+def random_maps(count: int, *shape: int, seed: int = 0) -> Tensor:
     """Maps as `normalise` gives them: about half of it zero, the maximum one."""
-    raw = (torch.rand(count, h, w, generator=torch.Generator().manual_seed(seed)) - 0.4).clamp_min(0)
-    return raw / raw.amax((1, 2), keepdim=True)
+    raw = (torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)) - 0.4).clamp_min(0)
+    return raw / raw.flatten(1).amax(1).view(-1, *[1] * len(shape))
 
 
-def _positions(h: int, w: int) -> NDArray[np.float64]:
-    """(h·w, 2) cells as (column, row), in units of the diagonal."""
-    rows, columns = np.mgrid[:h, :w]
-    return np.stack([columns.ravel(), rows.ravel()], 1) / math.hypot(h - 1, w - 1)
+def _positions(*shape: int) -> NDArray[np.float64]:
+    """(cells, axes) cells in units of the diagonal."""
+    cells = np.stack([axis.ravel() for axis in np.mgrid[tuple(slice(side) for side in shape)]], 1)
+    return cells / math.hypot(*(side - 1 for side in shape))
 
 
-def _directions() -> NDArray[np.float64]:
-    angles = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
-    return np.stack([np.cos(angles), np.sin(angles)])
+def _directions(axes: int) -> NDArray[np.float64]:
+    """(axes, directions): as the docstring of `wasserstein` says it, in the order of the map's axes."""
+    if axes == 2:
+        angles = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
+        return np.stack([np.sin(angles), np.cos(angles)])
+    steps = np.array([(0, 0, 1), (0, 1, 0), (1, 0, 0)] + [(0, 1, s) for s in (-1, 1)] + [(1, 0, s) for s in (-1, 1)]
+                     + [(1, s, 0) for s in (-1, 1)] + [(1, s, t) for s in (-1, 1) for t in (-1, 1)])  # fmt: skip
+    return (steps / np.linalg.norm(steps, axis=1, keepdims=True)).T
 
 
 def _weights(x: Map) -> NDArray[np.float64]:
@@ -67,13 +76,13 @@ def _weights(x: Map) -> NDArray[np.float64]:
 
 
 def _sliced_by_scipy(a: Map, r: Map) -> float:
-    along = _positions(*a.shape) @ _directions()
+    along = _positions(*a.shape) @ _directions(a.ndim)
     return float(np.mean([wasserstein_distance(line, line, _weights(a), _weights(r)) for line in along.T]))
 
 
 def _sliced_by_pot(a: Map, r: Map) -> float:
     x = _positions(*a.shape)
-    return float(ot.sliced_wasserstein_distance(x, x, _weights(a), _weights(r), projections=_directions(), p=1))
+    return float(ot.sliced_wasserstein_distance(x, x, _weights(a), _weights(r), projections=_directions(a.ndim), p=1))
 
 
 ORACLES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Map, Map], float]]] = {
@@ -93,8 +102,8 @@ ORACLES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Map, Map]
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
-@pytest.mark.parametrize("shape", [(7, 7), (12, 12), (9, 16)])
-def test_similarity_equals_the_oracle_s(oracle: str, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(7, 7), (12, 12), (9, 16), (7, 7, 7), (8, 9, 10)])
+def test_similarity_equals_the_oracle_s(oracle: str, shape: tuple[int, ...]) -> None:
     ours, theirs = ORACLES[oracle]
     a, r = random_maps(5, *shape, seed=1), random_maps(5, *shape, seed=2)
     expected = [theirs(x, y) for x, y in zip(a.numpy(), r.numpy(), strict=True)]
@@ -110,15 +119,16 @@ def test_one_direction_s_distance_is_pot_s_one_dimensional_distance() -> None:
     assert wasserstein(a, r).item() == pytest.approx(exact * shortened, abs=1e-6)
 
 
-def test_sliced_distance_is_never_above_the_exact_earth_mover_s() -> None:
-    a, r = random_maps(10, 7, 7, seed=3), random_maps(10, 7, 7, seed=4)
-    x = _positions(7, 7)
+@pytest.mark.parametrize("shape", [(7, 7), (3, 4, 5)])
+def test_sliced_distance_is_never_above_the_exact_earth_mover_s(shape: tuple[int, ...]) -> None:
+    a, r = random_maps(10, *shape, seed=3), random_maps(10, *shape, seed=4)
+    x = _positions(*shape)
     exact = [
         ot.emd2(_weights(i), _weights(j), ot.dist(x, x, "euclidean")) for i, j in zip(a.numpy(), r.numpy(), strict=True)
     ]
     sliced = wasserstein(a, r).numpy()
     assert (sliced <= np.array(exact) + 1e-6).all()
-    assert (sliced > 0.3 * np.array(exact)).all()
+    assert (sliced > 0.25 * np.array(exact)).all()
 
 
 A = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
@@ -162,27 +172,47 @@ def test_ssim_of_three_by_three_maps_uses_one_three_by_three_window() -> None:
     np.testing.assert_allclose(ssim(a, r), expected, atol=1e-5)
 
 
+def test_ssim_of_a_flat_volume_uses_the_largest_odd_length_of_every_axis() -> None:
+    a, r = random_maps(1, 2, 4, 8, seed=5).double(), random_maps(1, 2, 4, 8, seed=6).double()
+    indices = []
+    for z, y, x in [(z, y, x) for z in range(2) for y in range(2) for x in range(2)]:
+        box = np.s_[z : z + 1, y : y + 3, x : x + 7]
+        p, q = a[0].numpy()[box].ravel(), r[0].numpy()[box].ravel()
+        (vp, cpq), (_, vq) = np.cov(p, q)
+        top = (2 * p.mean() * q.mean() + 1e-4) * (2 * cpq + 9e-4)
+        indices.append(top / ((p.mean() ** 2 + q.mean() ** 2 + 1e-4) * (vp + vq + 9e-4)))
+    assert ssim(a, r).item() == pytest.approx(np.mean(indices), abs=1e-7)
+
+
 def test_ssim_of_seven_by_seven_maps_is_one_window() -> None:
     a, r = random_maps(1, 7, 7, seed=5).double(), random_maps(1, 7, 7, seed=6).double()
     x, y = a.numpy().ravel(), r.numpy().ravel()
     (vx, cxy), (_, vy) = np.cov(x, y)
     top = (2 * x.mean() * y.mean() + 1e-4) * (2 * cxy + 9e-4)
     bottom = (x.mean() ** 2 + y.mean() ** 2 + 1e-4) * (vx + vy + 9e-4)
-    assert ssim(a, r).item() == pytest.approx(top / bottom, abs=1e-9)
+    assert ssim(a, r).item() == pytest.approx(top / bottom, abs=1e-7)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 5), (4, 4), (6, 6)])
-def test_maps_smaller_than_the_window_still_have_every_similarity(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 5), (4, 4), (6, 6), (1, 1, 1), (2, 7, 7), (4, 3, 2)])
+def test_maps_smaller_than_the_window_still_have_every_similarity(shape: tuple[int, ...]) -> None:
     a, r = torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)), torch.rand(3, *shape)
     assert all(torch.isfinite(value).all() for value in similarities(a, r).values())
 
 
-def test_rotated_map_is_far_in_position_and_the_same_in_intensity() -> None:
-    a = torch.zeros(1, 8, 8)
-    a[0, :3, :3] = torch.tensor([[0.2, 0.4, 0.6], [0.4, 1.0, 0.4], [0.1, 0.4, 0.2]])
-    rotated = a.rot90(2, (1, 2))
-    assert wasserstein_intensity(a, rotated).item() == 0
-    assert wasserstein(a, rotated).item() > 0.4
+@pytest.mark.parametrize("shape", [(8, 8), (6, 7, 8)])
+def test_rotated_map_is_far_in_position_and_the_same_in_intensity(shape: tuple[int, ...]) -> None:
+    a = torch.zeros(1, *shape)
+    a[0, ..., :3, :3] = torch.tensor([[0.2, 0.4, 0.6], [0.4, 1.0, 0.4], [0.1, 0.4, 0.2]])
+    rotated = a.rot90(2, (-2, -1))
+    assert wasserstein_intensity(a, rotated).item() <= 1e-6
+    assert wasserstein(a, rotated).item() > 0.2
+
+
+def test_the_documentation_s_example_of_a_rotated_map_is_true() -> None:
+    found = doctest.DocTestFinder().find(wasserstein, globs=vars(similarity))
+    (example,) = [test for test in found if test.examples]
+    outcome = doctest.DocTestRunner().run(example)
+    assert (outcome.attempted > 4, outcome.failed) == (True, 0)
 
 
 def test_all_zero_map_agrees_with_nothing_and_counts_as_spread_evenly() -> None:
@@ -204,12 +234,12 @@ SYMMETRIC = sorted(SIMILARITIES.keys() - {"kl"})
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
-    h, w, seed = draw(st.integers(2, 12)), draw(st.integers(2, 12)), draw(st.integers(0, 10_000))
-    g = torch.Generator().manual_seed(seed)
+    shape = draw(st.lists(st.integers(2, 12), min_size=2, max_size=3))
+    g = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     sharpness = draw(st.sampled_from([0.2, 1.0, 5.0, 30.0]))
-    raw = torch.rand(2, 1, h, w, generator=g) ** sharpness
-    raw = raw - raw.amin((2, 3), keepdim=True)
-    a, r = raw / raw.amax((2, 3), keepdim=True).clamp_min(1e-12)
+    raw = torch.rand(2, math.prod(shape), generator=g) ** sharpness
+    raw = raw - raw.amin(1, keepdim=True)
+    a, r = (raw / raw.amax(1, keepdim=True).clamp_min(1e-12)).view(2, 1, *shape)
     return a, r
 
 
@@ -276,3 +306,63 @@ def test_nearest_prototype_is_the_one_of_highest_cosine() -> None:
     prototypes = torch.eye(4).view(4, 2, 2)
     maps = torch.tensor([[[0.1, 0.9], [0.2, 0.0]], [[0.0, 0.0], [0.1, 0.5]]])
     assert nearest_prototype(maps, prototypes).tolist() == [1, 3]
+
+
+def test_nearest_prototype_of_a_volume_is_the_one_of_highest_cosine() -> None:
+    prototypes = torch.eye(8).view(8, 2, 2, 2)
+    maps = torch.zeros(2, 2, 2, 2)
+    maps[0, 1, 0, 1], maps[1, 0, 1, 0] = 0.7, 0.2
+    assert nearest_prototype(maps, prototypes).tolist() == [5, 2]
+
+
+def test_nearest_prototype_is_only_looked_for_among_the_allowed_ones() -> None:
+    prototypes = torch.eye(4).view(4, 2, 2)
+    maps = torch.tensor([[[0.1, 0.9], [0.2, 0.0]]] * 2)
+    allowed = torch.tensor([[True, False, True, False], [False, True, True, True]])
+    assert nearest_prototype(maps, prototypes, allowed).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 5), (7, 7), (12, 12), (8, 9, 10)])
+def test_prepared_references_give_the_same_similarities(shape: tuple[int, ...]) -> None:
+    a, prototypes = random_maps(9, *shape, seed=1), random_maps(4, *shape, seed=2)
+    nearest = nearest_prototype(a, prototypes)
+    expected = similarities(a, prototypes[nearest])
+    prepared = prepare(prototypes)
+    with torch.inference_mode():
+        ways = [
+            similarities(a, prepared.take(nearest)),
+            compare(a, prepared),
+            compare(a, prepared.to(torch.device("cpu"))),
+            {name: function(a, prepared.take(nearest)) for name, function in SIMILARITIES.items()},
+        ]
+    for way in ways:
+        assert list(way) == list(SIMILARITIES)
+        for name, value in way.items():
+            torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-6)
+
+
+def test_one_comparison_serves_a_batch_of_several_classes() -> None:
+    a, owner = random_maps(5, 7, 7, seed=3), torch.tensor([0, 0, 0, 1, 1, 2])
+    prototypes, target = random_maps(6, 7, 7, seed=4), torch.tensor([1, 0, 2, 1, 0])
+    together = compare(a, prepare(prototypes), allowed=target[:, None] == owner)
+    for i in range(5):
+        alone = compare(a[i : i + 1], prepare(prototypes[owner == target[i]]))
+        for name, value in alone.items():
+            torch.testing.assert_close(together[name][i : i + 1], value, atol=1e-6, rtol=1e-6)
+
+
+def test_prepared_references_do_not_change_when_their_source_does() -> None:
+    a, prototypes = random_maps(3, 7, 7, seed=3), random_maps(2, 7, 7, seed=4)
+    prepared, before = prepare(prototypes), compare(a, prepare(prototypes))
+    prototypes.zero_()
+    for name, value in compare(a, prepared).items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_similarities_with_prepared_references_have_gradients() -> None:
+    a = random_maps(2, 7, 7, seed=3).requires_grad_()
+    with torch.inference_mode():
+        prepared = prepare(random_maps(2, 7, 7, seed=4))
+    sum(value.sum() for value in similarities(a, prepared).values()).backward()
+    assert torch.isfinite(a.grad).all()
+    assert a.grad.abs().sum() > 0

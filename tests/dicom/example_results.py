@@ -20,6 +20,7 @@ from dicom_gam.config import OutputSettings
 from dicom_gam.dicom.results import encode_results
 from dicom_gam.records import (
     BundleIdentity,
+    CalibrationRank,
     Check,
     CodedConcept,
     Measurement,
@@ -40,9 +41,31 @@ CONCEPTS = {
 }
 CLASSES = ("chest", "hand", "other")
 SIMILARITIES = ("iou", "dice", "soft_iou", "ssim", "cosine", "pearson", "kl", "wasserstein")
-GOOD = {"kl": 0.12, "wasserstein": 0.04, "feature_distance": 11.0, "garbage_probability": 0.02, "channel_distance": 7.5}
-LIMIT = {"kl": 0.9, "wasserstein": 0.2, "feature_distance": 30.0, "garbage_probability": 0.35, "channel_distance": 25.0}
-BAD = {"kl": 2.4, "wasserstein": 0.33, "feature_distance": 88.0, "garbage_probability": 0.97, "channel_distance": 61.0}
+GOOD = {
+    "kl": 0.12,
+    "wasserstein": 0.04,
+    "feature_distance": 11.0,
+    "garbage_probability": 0.02,
+    "channel_distance": 7.5,
+    "frequency_distance": 1.1,
+}
+LIMIT = {
+    "kl": 0.9,
+    "wasserstein": 0.2,
+    "feature_distance": 30.0,
+    "garbage_probability": 0.35,
+    "channel_distance": 25.0,
+    "frequency_distance": 4.0,
+}
+BAD = {
+    "kl": 2.4,
+    "wasserstein": 0.33,
+    "feature_distance": 88.0,
+    "garbage_probability": 0.97,
+    "channel_distance": 61.0,
+    "frequency_distance": 15.0,
+}
+GOOD["frequency_distance"], LIMIT["frequency_distance"], BAD["frequency_distance"] = 1.1, 4.0, 15.0
 
 
 def measurement(name: str, good: bool = True) -> Measurement:
@@ -59,9 +82,12 @@ def check(name: str, good: bool = True) -> Check:
         "input": ("garbage_probability", "feature_distance"),
         "attention": SIMILARITIES,
         "early": (*SIMILARITIES, "channel_distance"),
+        "authenticity": ("frequency_distance",),
     }[name]
     scores = tuple(measurement(f"{name}.{metric}", good) for metric in names)
-    return Check(name, scores, 0.3 if good else 0.002, 0.0167, good, "" if good else f"{name}: does not match")
+    return Check(
+        name, scores, 1.2 if good else 9.5, 3.1, 0.3 if good else 0.002, good, "" if good else f"{name}: does not match"
+    )
 
 
 def blob(rows: int = 8, columns: int = 8) -> np.ndarray:
@@ -78,11 +104,14 @@ def verification(verdict: Verdict | str = "PASS", **changes: object) -> Verifica
         check("input", verdict is not Verdict.REJECT),
         check("attention", verdict is not Verdict.FAIL),
         check("early"),
+        check("authenticity"),
     )
     values = {
         "verdict": verdict,
         "checks": checks,
         "alpha": 0.05,
+        "rank": CalibrationRank("chest", 99, 41 if verdict is Verdict.PASS else 0, 0),
+        "score": 1.5 if verdict is Verdict.PASS else 12.0,
         "attention_map": blob(),
         "attention_method": "hirescam",
         "attention_status": "ok",

@@ -235,9 +235,15 @@ def test_a_degenerate_map_is_a_reason_to_fail():
     )
 
 
-def test_a_check_that_failed_as_a_whole_shows_its_p_value():
-    odd = replace(check("attention"), passed=False, p_value=0.002)
-    assert "attention check p 0.0020, level 0.0167" in shown("FAIL", checks=(check("input"), odd, check("early")))
+def test_a_check_that_failed_as_a_whole_shows_its_score():
+    odd = replace(check("attention"), passed=False, score=4.25)
+    assert "attention check 4.25 > 3.10" in shown("FAIL", checks=(check("input"), odd, check("early")))
+
+
+def test_an_advisory_check_is_no_reason():
+    doubtful = replace(check("authenticity", False), advisory=True)
+    checks = (check("input"), check("attention", False), check("early"), doubtful)
+    assert "frequency" not in shown("FAIL", checks=checks)
 
 
 def test_dice_is_not_told_beside_iou_for_it_says_the_same():

@@ -117,6 +117,7 @@ def test_the_groups_follow_their_templates():
         "attention verification": "1501",
         "attended region": "1410",
         "early feature verification": "1501",
+        "authenticity verification": "1501",
         "overall verdict": "1501",
     }
 
@@ -206,17 +207,18 @@ def test_a_score_that_is_no_number_is_absent_with_the_reason(value, qualifier):
 
 def test_every_measurement_stands_in_its_group():
     expected = {
-        "classification": {"CLS_PROB", "PROB_GARBAGE", "FEAT_DIST", "P_VALUE"},
+        "classification": {"CLS_PROB", "PROB_GARBAGE", "FEAT_DIST", "CHECK_SCORE"},
         "attention verification": {
             *("ATT_IOU", "ATT_DICE", "ATT_SOFT_IOU", "ATT_SSIM", "ATT_COSINE", "ATT_PEARSON", "ATT_KL", "ATT_EMD"),
-            "P_VALUE",
+            "CHECK_SCORE",
         },
         "attended region": {"ATT_AREA_FRAC"},
         "early feature verification": {
             *("EARLY_IOU", "EARLY_DICE", "EARLY_SOFT_IOU", "EARLY_SSIM", "EARLY_COSINE", "EARLY_PEARSON"),
-            *("EARLY_KL", "EARLY_EMD", "EARLY_CHAN_DIST", "P_VALUE"),
+            *("EARLY_KL", "EARLY_EMD", "EARLY_CHAN_DIST", "CHECK_SCORE"),
         },
-        "overall verdict": {"ALPHA"},
+        "authenticity verification": {"FREQ_DIST", "CHECK_SCORE"},
+        "overall verdict": {"P_COMBINED", "ALPHA"},
     }
     found = {k: {name(i) for i in g.ContentSequence if i.ValueType == "NUM"} for k, g in groups(report()).items()}
     assert found == expected
@@ -235,9 +237,25 @@ def test_each_check_has_its_own_result(verdict, results):
     assert [coded(only(found[group], code))[0] for group, code in pairs] == results.split()
 
 
-def test_the_checks_p_value_stands_with_its_level():
-    together = only(groups(report())["attention verification"], "P_VALUE")
-    assert (number(together), number(only(together, "LEVEL"))) == (0.3, 0.0167)
+def test_the_checks_score_stands_with_its_threshold_and_its_p_value():
+    together = only(groups(report())["attention verification"], "CHECK_SCORE")
+    assert [number(together), *(number(only(together, code)) for code in ("THR_MAX", "P_VALUE"))] == [1.2, 3.1, 0.3]
+
+
+def test_an_advisory_check_says_that_it_is_none_of_the_verdict():
+    checks = (check("input"), check("attention"), check("early"), replace(check("authenticity", False), advisory=True))
+    found = groups(report(checks=checks))
+    assert coded(only(found["authenticity verification"], "AUTH_CHECK"))[0] == "FAIL"
+    assert coded(only(found["authenticity verification"], "RESULT"))[0] == "ADVISORY"
+    assert children(found["attention verification"], "RESULT") == []
+
+
+def test_a_threshold_that_no_score_could_pass_is_absent_with_its_reason():
+    endless = replace(check("authenticity"), advisory=True, threshold=math.inf)
+    checks = (check("input"), check("attention"), check("early"), endless)
+    item = only(only(groups(report(checks=checks))["authenticity verification"], "CHECK_SCORE"), "THR_MAX")
+    assert not item.MeasuredValueSequence
+    assert item.NumericValueQualifierCodeSequence[0].CodeValue == "114002"
 
 
 def test_the_attention_groups_point_to_the_overlay():
@@ -351,4 +369,4 @@ def test_a_long_list_of_notes_is_kept_whole():
 
 
 def test_the_example_verification_is_what_the_tests_take_it_for():
-    assert [c.passed for c in verification("FAIL").checks] == [True, False, True]
+    assert [c.passed for c in verification("FAIL").checks] == [True, False, True, True]

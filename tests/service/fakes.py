@@ -29,6 +29,7 @@ from dicom_gam.config import Settings
 from dicom_gam.records import (
     AIResult,
     BundleIdentity,
+    CalibrationRank,
     Check,
     Measurement,
     Prediction,
@@ -125,8 +126,10 @@ def _one(instance: ReceivedInstance, moment: datetime) -> AIResult:
         prediction=Prediction(("hand", "chest", "garbage"), (0.75, 0.2, 0.05), "garbage"),
         verification=Verification(
             Verdict.FAIL,
-            (Check("attention", (measurement,), 0.02, 0.05, passed=False, reason="attention is elsewhere"),),
+            (Check("attention", (measurement,), 9.0, 3.0, 0.02, passed=False, reason="attention is elsewhere"),),
             0.05,
+            CalibrationRank("hand", 99, 1, 0),
+            5.0,
             np.zeros((2, 2), np.float32),
             "hirescam",
             "ok",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from dicom_gam.bundle.bundle import load_bundle
+from dicom_gam.bundle.verifier import prepare
 from dicom_gam.records import Verdict
-from dicom_gam.training.evaluation import Outcome, class_table, interval, negative_table, share, tabulate, total
+from dicom_gam.training.evaluation import (
+    Outcome,
+    class_table,
+    interval,
+    negative_table,
+    outcomes,
+    share,
+    tabulate,
+    total,
+)
 
 OUTCOMES = [Outcome("disc", Verdict.PASS), Outcome("stripes", Verdict.FAIL), Outcome("garbage", Verdict.REJECT)]
 
@@ -40,3 +53,8 @@ def test_whatever_is_not_pass_is_a_false_alarm_for_a_real_image() -> None:
 def test_pass_is_the_harmful_outcome_for_a_negative() -> None:
     table = negative_table(tabulate(["a"] * 3, ["garbage"] * 3, OUTCOMES))
     assert "| a | 3 | 1 | 1 | 1 | 33.3 % (1-91) |" in table
+
+
+def test_nothing_to_verify_has_no_outcomes(tiny_bundle_dir: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle_dir))
+    assert outcomes(bundle, prepare([], bundle.manifest.preprocessing.record())) == []

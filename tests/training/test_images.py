@@ -16,12 +16,13 @@ from dicom_gam.core.preprocess import Preprocessing
 from dicom_gam.errors import TrainingError
 from dicom_gam.training.images import (
     LabelledImage,
-    load_contents,
     load_pixels,
+    load_prepared,
     one_per_group,
     read_manifest,
     split_by_group,
 )
+from tests.training.pictures import write_csv
 
 LABELS = ("chest", "hand")
 GOOD = "path,label,group,source\na.png,chest,p1,here\n"
@@ -192,4 +193,16 @@ def test_truncated_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_contents_of_no_images_are_an_empty_batch() -> None:
-    assert load_contents([], Preprocessing(8, 8, (1, 99), 0.5, 0.25, 1), "none").shape == (0, 8, 8)
+    assert load_prepared([], Preprocessing(8, 8, (1, 99), 0.5, 0.25, 1), "none").content.shape == (0, 8, 8)
+
+
+def test_cue_of_a_row_is_read_and_a_bad_one_is_refused_with_its_line(tmp_path: Path) -> None:
+    row = {"path": "a.png", "label": "disc", "group": "1", "source": "s"}
+    csv_file = write_csv(tmp_path / "images.csv", [row | {"cue": ""}, row | {"cue": "0.1,0.2,0.5,1"}])
+    first, second = read_manifest(csv_file, ["disc"])
+    assert first.cue is None
+    assert second.cue is not None
+    assert second.cue.boxes == ((0.1, 0.2, 0.5, 1.0),)
+    write_csv(csv_file, [row | {"cue": "10,20,50,100"}])
+    with pytest.raises(TrainingError, match=r"images.csv line 2: cue box '10,20,50,100' must have"):
+        read_manifest(csv_file, ["disc"])
