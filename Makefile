@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RADIOGRAPHS ?= ../shared/data/radiographs
 OUTPUT ?= build/radiograph-anatomy
 
-.PHONY: demo test check bench train-default-bundle system-packages clean
+.PHONY: demo test check bench train-default-bundle evaluate suitability-experiment system-packages clean
 
 demo: $(STAMP)
 	$(BIN)/dicom-gam demo --output demo-output
@@ -23,12 +23,26 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_verification --json bench.json $(BENCH_ARGS)
+	$(BIN)/python -m tests.benchmarks.bench_verification --methods --quick --json bench-methods.json
 
 # Needs the collected radiographs; the result is compared and then copied by hand into dicom_gam/bundles.
 train-default-bundle: $(STAMP)
 	mkdir -p build
 	$(BIN)/python conformance/default_bundle/prepare.py $(RADIOGRAPHS) > build/images.csv
 	$(BIN)/dicom-gam train conformance/default_bundle/train.toml build/images.csv --output $(OUTPUT)
+
+# The evidence for the default bundle, on the images that it was not made from.
+evaluate: $(STAMP)
+	mkdir -p build
+	$(BIN)/python conformance/default_bundle/prepare.py $(RADIOGRAPHS) > build/images.csv
+	$(BIN)/python conformance/default_bundle/deal.py build/images.csv > build/dealt.csv
+	$(BIN)/dicom-gam evaluate radiograph-anatomy build/dealt.csv --output build/evaluation $(EVALUATE_ARGS)
+
+# Does `dicom-gam suitability` tell sound networks from unsound ones? Trains a dozen small networks.
+suitability-experiment: $(STAMP)
+	mkdir -p build
+	$(BIN)/python conformance/default_bundle/prepare.py $(RADIOGRAPHS) > build/images.csv
+	$(BIN)/python conformance/suitability/experiment.py build/images.csv --output build/suitability $(SUITABILITY_ARGS)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,4 +56,4 @@ system-packages:
 	@bash tests/system-packages.sh
 
 clean:
-	rm -rf $(VENV) build demo-output bench.json
+	rm -rf $(VENV) build demo-output bench.json bench-methods.json

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from dicom_gam import __version__
-from dicom_gam.cli import audit, bundle, demo, run, serve, train
+from dicom_gam.cli import audit, bundle, demo, drift, evaluate, run, serve, suitability, train
 from dicom_gam.errors import DicomGamError
 
 EXIT_USAGE = 2
@@ -54,5 +54,8 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("calibrate")(train.calibrate)
+app.command("evaluate")(evaluate.evaluate)
+app.command("suitability")(suitability.suitability)
+app.command("drift")(drift.drift)
 app.add_typer(bundle.app, name="bundle", help="Look at and check model bundles.")
 app.add_typer(audit.app, name="audit", help="Look at and check the audit log.")

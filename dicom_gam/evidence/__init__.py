@@ -1,0 +1,1 @@
+"""Judging bundles: evaluation, suitability, faithfulness."""
