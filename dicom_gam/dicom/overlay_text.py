@@ -95,7 +95,8 @@ def _figures(verification: Verification) -> str:
     for name in _SHOWN_ON_PASS:
         if name in shown and math.isfinite(shown[name].value):
             m = shown[name]
-            limit = f" ({m.bound} {_apart(m.threshold, m.value)})" if math.isfinite(m.threshold) else ""
+            reachable = math.isfinite(m.threshold) and m.threshold > 0  # an overlap of less than nothing can't be shown
+            limit = f" ({m.bound} {_apart(m.threshold, m.value)})" if reachable else ""
             parts.append(_kept(f"{measurement_code(name).label} {_apart(m.value, m.threshold)}{limit}"))
     return ", ".join(parts)
 

@@ -74,7 +74,7 @@ class Examined:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassFindings:
-    """The site's images taken for one class: their mean attention map (h, w), and the bundle's."""
+    """The site's images taken for one class: their mean attention map (h, w) and the bundle's, of maximum 1."""
 
     name: str
     not_passed: Share
@@ -269,12 +269,13 @@ def _class_findings(bundle: Bundle, examined: Sequence[Examined]) -> list[ClassF
     for index, calibration in bundle.calibration.items():
         own = [e.verification for e in examined if e.target == index]
         if own:
+            mean = np.mean([v.attention_map for v in own], axis=0)
             found.append(
                 ClassFindings(
                     bundle.manifest.class_names[index],
                     Share.of(sum(v.verdict is not Verdict.PASS for v in own), len(own)),
                     calibration.size,
-                    np.mean([v.attention_map for v in own], axis=0),
+                    mean / max(float(mean.max()), 1e-12),  # as the reference is scaled
                     bundle.references.classes[index].attention[0].cpu().numpy(),  # the mean map comes first
                 )
             )

@@ -108,7 +108,7 @@ def attention_figure(classes: Sequence[ClassFindings]) -> bytes:
         axes.set_ylabel(title, fontsize=9)
     assert maps is not None
     assert differences is not None
-    figure.colorbar(maps, ax=panels[:2].ravel().tolist(), label="mean attention", fraction=0.05)
+    figure.colorbar(maps, ax=panels[:2].ravel().tolist(), label="mean attention ÷ maximum", fraction=0.05)
     figure.colorbar(differences, ax=panels[2].tolist(), label="more at the site →", fraction=0.05)
     return png(figure)
 

@@ -16,7 +16,7 @@ from dicom_gam.dicom.overlay import render_overlay
 from dicom_gam.dicom.overlay_layout import WHITE, Box, Layout, font, plan, text_width, wrapped
 from dicom_gam.dicom.overlay_text import banner, comparison
 from dicom_gam.records import BundleIdentity, Measurement, Prediction
-from tests.dicom.example_results import BUNDLE, blob, check, prediction, thorax, verification
+from tests.dicom.example_results import BUNDLE, blob, check, measurement, prediction, thorax, verification
 
 NOTE = "BodyPartExamined says HAND, but the image looks like chest: check the body part"
 FOOTER = OutputSettings().footer
@@ -238,6 +238,13 @@ def test_a_degenerate_map_is_a_reason_to_fail():
 def test_a_check_that_failed_as_a_whole_shows_its_score():
     odd = replace(check("attention"), passed=False, score=4.25)
     assert "attention check 4.25 > 3.10" in shown("FAIL", checks=(check("input"), odd, check("early")))
+
+
+def test_a_limit_below_what_an_overlap_can_be_is_left_out():
+    lenient = replace(check("early"), measurements=(replace(measurement("early.iou"), threshold=-0.02),))
+    words = shown("PASS", checks=(check("input"), check("attention"), lenient))
+    assert "attention IoU 0.62 (min 0.50)" in words
+    assert "-0.02" not in words
 
 
 def test_an_advisory_check_is_no_reason():

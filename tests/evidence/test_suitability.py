@@ -197,3 +197,12 @@ def test_the_images_needed_are_those_of_the_quickest_way_to_a_conclusion():
     assert conclude_all(below) == (INCONCLUSIVE, 300)
     assert conclude_all([*below, criterion(INCONCLUSIVE, 0.7, 200)]) == (INCONCLUSIVE, 200)
     assert conclude_all([*below, criterion(INCONCLUSIVE, 0.59, None)]) == (INCONCLUSIVE, None)
+
+
+def test_the_mean_attention_map_of_a_class_is_scaled_as_the_reference_is(bundle):
+    items = examined(bundle, 50, 20, (DISC,))
+    (found,) = compare_site(bundle, items).classes
+    mean = np.mean([item.verification.attention_map for item in items], axis=0)
+    assert (found.name, found.not_passed.n) == ("disc", 20)
+    np.testing.assert_allclose(found.site_map, mean / mean.max(), rtol=1e-6)
+    assert found.reference_map.max() == pytest.approx(1)
