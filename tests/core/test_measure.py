@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.video import r3d_18
 
-from dicom_gam.core.attention import Explanation
+from dicom_gam.core.attention import Explanation, explain
 from dicom_gam.core.measure import MEASUREMENTS, build_references, measure, real_targets
+from dicom_gam.core.network import SplitNetwork
 from dicom_gam.core.prototypes import medoids, prototype_maps, prototype_vectors
 from dicom_gam.core.similarity import SIMILARITIES, similarities
+from tests.core.networks import seeded
 
 G = torch.Generator().manual_seed(0)
 COLUMN = {spec.name: i for i, spec in enumerate(MEASUREMENTS)}
@@ -184,3 +187,18 @@ def test_batch_is_measured_as_its_images_one_by_one(tiny_bundle_dir: object) -> 
         ]
     )
     torch.testing.assert_close(batch, single, atol=1e-4, rtol=1e-4)
+
+
+def test_volumes_are_measured_like_images() -> None:
+    volumes = torch.randn(6, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))
+    network = seeded(lambda: r3d_18(num_classes=3)).eval()
+    split = SplitNetwork(network, "layer3", ["stem", "layer1"])
+    learned = explain(split, volumes, targets=torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert learned.maps.ndim == 4
+    references = build_references([learned], frequency(6), [learned.targets], 1)
+    values = measure(learned, frequency(6), references, garbage_index=2)
+    assert values.shape == (6, len(MEASUREMENTS))
+    usable = ~learned.degenerate
+    assert torch.isfinite(values[usable]).all()
+    one = measure(explain(split, volumes[:1], targets=torch.tensor([0])), frequency(6)[:1], references, 2)
+    torch.testing.assert_close(one, values[:1], atol=1e-4, rtol=1e-4)
