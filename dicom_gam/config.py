@@ -10,37 +10,55 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from dicom_gam.errors import ConfigError
+from dicom_gam.sections import (
+    AccessSettings,
+    AETitle,
+    DecodingSettings,
+    Destination,
+    RetentionSettings,
+    Rule,
+    Section,
+    Source,
+    TlsSettings,
+    UIDText,
+)
 
-AETitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$")]
-UIDText = Annotated[str, StringConstraints(max_length=64, pattern=r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+$")]
 BUILT_IN_BUNDLE = "radiograph-anatomy"
+_SectionT = TypeVar("_SectionT", bound=Section)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NodeSettings(_Section):
+class NodeSettings(Section):
     """The listener and where it keeps what it receives."""
 
     ae_title: AETitle = Field("DICOM_GAM", description="this node's AE title; other called AE titles are refused")
     host: str = Field("127.0.0.1", description="the address to listen on; loopback until you open the door on purpose")
     port: int = Field(11112, ge=0, le=65535, description="the port to listen on; 0 picks a free one")
     storage: Path = Field(Path("dicom-gam-data"), description="folder for images, results, jobs and the audit log")
-    maximum_associations: int = Field(64, ge=1, description="senders served at once")
-    maximum_pdu_size: int = Field(131072, ge=16384, description="bytes of a PDU that are offered to senders")
+    receivers: int = Field(
+        2, ge=0, le=64, description="processes that receive images; 0 receives within the service's own process"
+    )
+    maximum_associations: int = Field(128, ge=1, description="senders served at once, by all receivers together")
+    maximum_associations_per_host: int = Field(96, ge=1, description="associations of one address at once")
+    maximum_pdu_size: int = Field(
+        131072, ge=16384, le=1024**2, description="bytes of a PDU that are offered to senders; larger ones are refused"
+    )
+    maximum_instance_bytes: int = Field(1024**3, ge=1024**2, description="larger data sets are refused (A700)")
+    negotiation_timeout_s: float = Field(
+        10.0, gt=0, description="time to be done with the TLS handshake and the association request"
+    )
+    pdu_timeout_s: float = Field(30.0, gt=0, description="time for one PDU to arrive whole, once it has begun")
     network_timeout_s: float = Field(60.0, gt=0, description="an association that is silent for this long is ended")
     minimum_free_bytes: int = Field(
         512 * 1024**2, ge=0, description="images are refused (A700) when the disk has less than this left"
     )
 
 
-class ProcessingSettings(_Section):
+class ProcessingSettings(Section):
     """How waiting images are turned into results."""
 
     bundle: str = Field(BUILT_IN_BUNDLE, description="the built-in bundle's name, or the path of a bundle")
@@ -56,7 +74,7 @@ class ProcessingSettings(_Section):
     lease_s: float = Field(120.0, gt=0, description="a worker that is silent for this long loses its jobs")
 
 
-class IntakeSettings(_Section):
+class IntakeSettings(Section):
     """What is accepted as a radiograph, and the caps that are checked before memory is allocated."""
 
     extra_sop_classes: tuple[UIDText, ...] = Field(
@@ -66,7 +84,7 @@ class IntakeSettings(_Section):
     minimum_side: int = Field(32, ge=1, description="images with a shorter side are refused")
 
 
-class OutputSettings(_Section):
+class OutputSettings(Section):
     """The objects that go back."""
 
     sr: Literal["comprehensive-3d", "comprehensive"] = Field(
@@ -81,24 +99,14 @@ class OutputSettings(_Section):
     institution_name: str = Field("", description="Institution Name in the result objects")
 
 
-class Destination(_Section):
-    """A C-STORE destination that gets every result."""
-
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
-        description="your name for it, in logs and tables"
-    )
-    ae_title: AETitle = Field(description="its AE title")
-    host: str = Field(description="its address")
-    port: int = Field(ge=1, le=65535, description="its port")
-    timeout_s: float = Field(30.0, gt=0, description="how long to wait for its answers")
-
-
-class DeliverySettings(_Section):
+class DeliverySettings(Section):
     """How a destination that does not answer is tried again."""
 
     first_retry_s: float = Field(30.0, gt=0, description="the first wait; every further one is twice as long")
     maximum_retry_s: float = Field(600.0, gt=0, description="the longest wait")
-    attempts: int = Field(20, ge=1, description="tries before an object goes to the dead letters")
+    attempts: int = Field(
+        20, ge=1, description="tries of an object that the destination refuses, before it is a dead letter"
+    )
 
     @model_validator(mode="after")
     def _order(self) -> DeliverySettings:
@@ -108,7 +116,7 @@ class DeliverySettings(_Section):
         return self
 
 
-class DriftSettings(_Section):
+class DriftSettings(Section):
     """The watch over each sender's images: whether they still look like those the bundle was calibrated on."""
 
     enabled: bool = Field(True, description="watch every sender's images for drift; see `dicom-gam drift`")
@@ -122,7 +130,7 @@ class DriftSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole configuration of one node."""
 
     node: NodeSettings = NodeSettings()
@@ -131,15 +139,50 @@ class Settings(_Section):
     output: OutputSettings = OutputSettings()
     delivery: DeliverySettings = DeliverySettings()
     drift: DriftSettings = DriftSettings()
+    access: AccessSettings = AccessSettings()
+    tls: TlsSettings = TlsSettings()
+    decoding: DecodingSettings = DecodingSettings()
+    retention: RetentionSettings = RetentionSettings()
     destinations: tuple[Destination, ...] = ()
+    sources: tuple[Source, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
-    def _distinct_destinations(self) -> Settings:
-        names = [d.name for d in self.destinations]
-        if len(set(names)) != len(names):
-            msg = "two destinations have the same name: give each its own, results are tracked by it"
-            raise ValueError(msg)
+    def _names(self) -> Settings:
+        for what, named in (("destinations", self.destinations), ("sources", self.sources), ("rules", self.rules)):
+            names = [item.name for item in named]
+            if len(set(names)) != len(names):
+                msg = f"two {what} have the same name: give each its own, they are told apart by it"
+                raise ValueError(msg)
+        known = {destination.name for destination in self.destinations}
+        for rule in self.rules:
+            for name in rule.destinations or ():
+                if name not in known:
+                    msg = f"rule {rule.name!r} sends to {name!r}, which is not among [[destinations]]: add it there"
+                    raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _commitment_can_be_answered(self) -> Settings:
+        titles = {caller.ae_title for caller in self.access.callers}
+        for destination in self.destinations:
+            if destination.commitment and titles and not titles & {"*", destination.ae_title}:
+                msg = (
+                    f"destination {destination.name!r} is asked for storage commitment, and its answer would be "
+                    f"refused at the door: add its AE title and address to [[access.callers]]"
+                )
+                raise ValueError(msg)
+        return self
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """Every bundle that is needed, the default one first."""
+        named = (rule.bundle for rule in self.rules if rule.bundle is not None)
+        return tuple(dict.fromkeys((self.processing.bundle, *named)))
+
+    def as_json(self) -> str:
+        """What was set, for a process of our own, which reads it by `model_validate_json`."""
+        return self.model_dump_json(exclude_unset=True)
 
     def result_digest(self) -> str:
         """SHA-256 of the settings that shape a result; part of every result's UID and audit record."""
@@ -154,7 +197,7 @@ class Settings(_Section):
 def load_settings(path: Path) -> Settings:
     """Read `node.toml`. Raises ConfigError that names the file, the key and the remedy.
 
-    A relative `node.storage` or bundle path is taken from the file's own folder.
+    A relative path of a folder, file or bundle is taken from the file's own folder.
     """
     try:
         with path.open("rb") as file:
@@ -165,17 +208,22 @@ def load_settings(path: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{path}: is not valid TOML: {error}"
         raise ConfigError(msg) from error
-    settings = settings_from(table, str(path))
-    node, processing = settings.node, settings.processing
-    folder = path.parent.absolute()
-    bundle = folder / processing.bundle
-    bundle_name = str(bundle) if bundle.exists() else processing.bundle
-    return settings.model_copy(
-        update={
-            "node": node.model_copy(update={"storage": folder / node.storage}),
-            "processing": processing.model_copy(update={"bundle": bundle_name}),
-        }
-    )
+    return _anchored(settings_from(table, str(path)), path.parent.absolute())
+
+
+def _anchored(section: _SectionT, folder: Path) -> _SectionT:
+    """The section with every relative path taken from `folder`; a bundle is a path where there is such a folder."""
+    changed: dict[str, Any] = {}
+    for key, value in section:
+        if isinstance(value, Path):
+            changed[key] = folder / value
+        elif isinstance(value, Section):
+            changed[key] = _anchored(value, folder)
+        elif isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
+            changed[key] = tuple(_anchored(item, folder) for item in value)
+        elif key == "bundle" and isinstance(value, str) and (folder / value).exists():
+            changed[key] = str(folder / value)
+    return section.model_copy(update=changed)
 
 
 def settings_from(table: dict[str, Any], origin: str = "settings") -> Settings:
@@ -194,28 +242,40 @@ def _explain(item: Any) -> str:
         return f"unknown key {key}" + (f" (did you mean {near[0]}?)" if near else " (remove it)")
     if item["type"] == "missing":
         return f"{key} is missing: add it"
-    return f"{key}: {item['msg']} (found {item['input']!r})" if item["loc"] else str(item["msg"])
+    words = str(item["msg"]).removeprefix("Value error, ")
+    if not item["loc"]:
+        return words
+    return f"{key}: {words}" if isinstance(item["input"], dict) else f"{key}: {words} (found {item['input']!r})"
 
 
 def _names_at(location: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Settings
     for part in location:
-        if part == "destinations":
-            model = Destination
-        elif isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
+        if isinstance(part, str) and part in model.model_fields:
+            model = _section_of(model.model_fields[part].annotation)[0] or model
     return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The section that a field holds, and whether it holds many of them."""
+    many = get_origin(annotation) is tuple
+    kind = get_args(annotation)[0] if many else annotation
+    return (kind, many) if isinstance(kind, type) and issubclass(kind, BaseModel) else (None, many)
 
 
 def settings_table() -> str:
     """Every setting as a Markdown table body, for the documentation."""
+    return "\n".join(_rows(Settings, ""))
+
+
+def _rows(model: type[BaseModel], before: str) -> list[str]:
     rows = []
-    for section, field in Settings.model_fields.items():
-        model = Destination if section == "destinations" else cast(type[BaseModel], field.annotation)
-        for key, info in model.model_fields.items():
-            default = "required" if info.is_required() else f"`{json.dumps(info.default, default=str)}`"
-            name = f"[[{section}]] {key}" if model is Destination else f"{section}.{key}"
-            rows.append(f"| `{name}` | {default} | {info.description} |")
-    return "\n".join(rows)
+    for key, info in model.model_fields.items():
+        section, many = _section_of(info.annotation)
+        if section is not None:
+            inner = f"{before}{key}"
+            rows += _rows(section, f"[[{inner}]] " if many else f"{inner}.")
+            continue
+        default = "required" if info.is_required() else f"`{json.dumps(info.default, default=str)}`"
+        rows.append(f"| `{before}{key}` | {default} | {info.description} |")
+    return rows

@@ -9,7 +9,8 @@ An expected refusal of one image is a value (`records.Rejection`), not an except
     ├── AuditError           the audit log is broken; names the first bad record
     ├── TrainingError        a manifest or a data set can't be trained or calibrated on
     ├── EncodingError        a result object could not be built
-    └── DeliveryError        a destination refused or could not be reached
+    ├── DeliveryError        a destination refused or could not be reached
+    └── RetrieveError        a source can't be reached, refuses, or answers what makes no sense (dicom/retrieve.py)
 """
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import numpy as np
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
@@ -39,21 +41,63 @@ class Reason(StrEnum):
     ABSURD_DIMENSIONS = "absurd-dimensions"
     INVALID_ATTRIBUTES = "invalid-attributes"
     BLANK_IMAGE = "blank-image"
+    TOO_COSTLY = "too-costly"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedInstance:
-    """One DICOM file as it was received; `path` holds the very bytes that came, never changed."""
+    """One DICOM file as it was received; `path` holds the very bytes that came, never changed.
+
+    `digest` is the BLAKE3 of the whole file, in hexadecimal (decision 0010).
+    """
 
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    sha256: str
+    digest: str
     size_bytes: int
     calling_ae_title: str = ""
     called_ae_title: str = ""
     peer_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultReference:
+    """Where an earlier result object lies in its study."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One received instance that is to become a result.
+
+    `created` stands in the results: the job's own time, so that a second run gives the same bytes. `bundle` is the one
+    asked for, empty when the rules decide. `predecessors` are the reports that the new one supersedes.
+    """
+
+    instance: ReceivedInstance
+    created: datetime
+    bundle: str = ""
+    predecessors: tuple[ResultReference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the rules say about one instance: `rule` is the name of the first that matches, empty for none.
+
+    `bundle` is the bundle's name as in the settings; `destinations` None means all. `skipped` says why no result is
+    wanted, None when one is.
+    """
+
+    rule: str = ""
+    bundle: str = ""
+    destinations: tuple[str, ...] | None = None
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +121,14 @@ class Radiograph:
     dataset: Dataset
     pixels: NDArray[np.float32]
     pixel_sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """One task after decoding: what the rules decided, and what the file became; None exactly when it is skipped."""
+
+    decision: Decision
+    outcome: Radiograph | Rejection | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +288,8 @@ class AIResult:
 
     Either `rejection` is set (the input never became a radiograph; no objects), or `prediction`, `verification` and
     `objects` are. `error` is set instead when our own code failed on this image; its neighbours are not affected.
+    `skipped` is set instead when no result is wanted, and says why. `rule` names the rule that decided, empty for none;
+    `destinations` are those it sends to, None for all.
     """
 
     instance: ReceivedInstance
@@ -248,12 +302,17 @@ class AIResult:
     prediction: Prediction | None = None
     verification: Verification | None = None
     objects: tuple[ResultObject, ...] = ()
+    skipped: str | None = None
+    rule: str = ""
+    destinations: tuple[str, ...] | None = None
 
     @property
     def outcome(self) -> str:
-        """One word for tables and logs: PASS, FAIL, REJECT, UNUSABLE or ERROR."""
+        """One word for tables and logs: PASS, FAIL, REJECT, UNUSABLE, SKIPPED or ERROR."""
         if self.error is not None:
             return "ERROR"
+        if self.skipped is not None:
+            return "SKIPPED"
         if self.verification is None:
             return "UNUSABLE"
         return self.verification.verdict.value

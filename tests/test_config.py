@@ -24,8 +24,8 @@ def test_every_wrong_key_is_named_at_once():
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(ConfigError, match=r"destinations\.0\.host is missing"):
-        settings_from({"destinations": [{"name": "pacs", "ae_title": "PACS", "port": 104}]})
+    with pytest.raises(ConfigError, match=r"access\.callers\.0\.hosts is missing"):
+        settings_from({"access": {"callers": [{"ae_title": "CT"}]}})
 
 
 @pytest.mark.parametrize("title", ["", "A" * 17, "   ", "BACK\\SLASH"])
@@ -62,3 +62,61 @@ def test_the_result_digest_changes_with_what_shapes_a_result_and_with_nothing_el
     assert base.result_digest() == settings_from({"node": {"port": 104}}).result_digest()
     assert base.result_digest() != settings_from({"output": {"footer": "other"}}).result_digest()
     assert base.result_digest() != settings_from({"processing": {"bf16": True}}).result_digest()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"destinations": [{"name": "x"}]}, "give ae_title, host and port"),
+        ({"destinations": [{**DESTINATION, "url": "http://pacs/dicom-web"}]}, "give one kind and not both"),
+        ({"destinations": [{"name": "x", "url": "ftp://pacs"}]}, r"destinations\.0\.url"),
+        ({"destinations": [{"name": "x", "url": "http://pacs/q", "commitment": True}]}, "commitment is DIMSE only"),
+        ({"destinations": [{**DESTINATION, "ca": "ca.pem"}]}, "ca or certificate without tls"),
+        ({"destinations": [{**DESTINATION, "tls": True, "key": "key.pem"}]}, "certificate and key belong together"),
+        ({"destinations": [{**DESTINATION, "authorization_file": "x"}]}, "authorization_file is for DICOMweb"),
+        ({"tls": {"certificate": "cert.pem"}}, "certificate and key belong together"),
+        ({"tls": {"client_ca": "ca.pem"}}, "client_ca without certificate"),
+        ({"access": {"callers": [{"ae_title": "CT", "hosts": ["10.0.0.300"]}]}}, "neither an address nor a network"),
+        ({"access": {"callers": [{"ae_title": "CT", "hosts": []}]}}, r"access\.callers\.0\.hosts"),
+        ({"rules": [{"name": "r", "destinations": ["nowhere"]}]}, "'nowhere', which is not among"),
+        ({"rules": [{"name": "r"}, {"name": "r"}]}, "two rules have the same name"),
+        ({"rules": [{"name": "r", "when": {"modalty": ["CR"]}}]}, r"did you mean modality"),
+        (
+            {
+                "destinations": [{**DESTINATION, "commitment": True}],
+                "access": {"callers": [{"ae_title": "CT", "hosts": ["10.0.0.1"]}]},
+            },
+            "its answer would be refused at the door",
+        ),
+        ({"rules": [{"name": "r", "when": {"modality": []}}]}, "modality has no pattern"),
+        ({"sources": [{"name": "x", "retrive": "c-get"}]}, r"did you mean retrieve"),
+    ],
+)
+def test_a_contradiction_is_refused_in_words(table, words):
+    with pytest.raises(ConfigError, match=words):
+        settings_from(table)
+
+
+def test_every_relative_path_is_taken_from_the_files_own_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "node.toml").write_text(
+        '[tls]\ncertificate = "c.pem"\nkey = "/k.pem"\n'
+        '[[destinations]]\nname = "web"\nurl = "https://pacs/dicom-web"\nauthorization_file = "secret"\n'
+        '[[rules]]\nname = "a"\nbundle = "mine"\n[[rules]]\nname = "b"\nbundle = "built-in-name"\n'
+    )
+    read = load_settings(tmp_path / "node.toml")
+    assert (str(read.tls.certificate), str(read.tls.key)) == (f"{tmp_path}/c.pem", "/k.pem")
+    assert read.destinations[0].authorization_file == tmp_path / "secret"
+    assert [rule.bundle for rule in read.rules] == [f"{tmp_path}/mine", "built-in-name"]
+    assert read.bundles == ("radiograph-anatomy", f"{tmp_path}/mine", "built-in-name")
+
+
+def test_settings_survive_the_way_to_a_receiver():
+    settings = settings_from(
+        {
+            "access": {"callers": [{"ae_title": "CT*", "hosts": ["10.0.0.0/8"]}]},
+            "destinations": [DESTINATION],
+            "rules": [{"name": "r", "when": {"modality": ["CR", "DX"]}, "destinations": ["pacs"]}],
+        }
+    )
+    assert Settings.model_validate_json(settings.as_json()) == settings

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_gam.errors import AuditError, StorageError
 from dicom_gam.storage.blobs import sync_folder, write_all
-from dicom_gam.storage.protocols import HeadMark
+from dicom_gam.storage.rows import HeadMark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

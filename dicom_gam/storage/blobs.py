@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -11,16 +10,19 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 from dicom_gam.errors import StorageError
-from dicom_gam.storage.protocols import StoredBlob
+from dicom_gam.storage.rows import StoredBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _NAME = re.compile(r"[0-9a-f]{32,64}")
 _TEMPORARY = "incoming"
 _SUFFIX = ".dcm"
+_CHECK_BYTES = 16 * 1024**2  # written between two looks at the free space
 
 
 class FolderBlobs:
@@ -41,23 +43,31 @@ class FolderBlobs:
 
     def write(self, name: str, parts: Iterable[bytes | memoryview]) -> StoredBlob:
         """Write durably: all of it or nothing. Raises StorageError that names the cause."""
-        final = self.path(name)
-        temporary = self._folder / _TEMPORARY / f"{name}-{secrets.token_hex(4)}"
-        views = [memoryview(part).cast("B") for part in parts]
-        self._check_free_space(sum(len(view) for view in views))
+        writer = self.begin(name)
         try:
-            digest, size = _write_synced(temporary, views)
-            if not final.parent.exists():
-                final.parent.mkdir(mode=0o700, exist_ok=True)
-                sync_folder(self._folder)
-            os.rename(temporary, final)
-            _sync_or_take_back(final)
-        except OSError as error:
-            raise _explained(error, f"{final} can't be written") from error
+            for part in parts:
+                writer.write(part)
+            return writer.commit()
         finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-        return StoredBlob(final, size, digest)
+            writer.abandon()
+
+    def begin(self, name: str) -> FolderBlobWriter:
+        """Start writing a blob part by part. Raises StorageError, such as when too little space is free."""
+        final = self.path(name)
+        self._check_free_space()
+        temporary = self._folder / _TEMPORARY / f"{name}-{secrets.token_hex(4)}"
+        return FolderBlobWriter(temporary, final, self._check_free_space)
+
+    def link(self, name: str, new_name: str) -> Path:
+        """Give the same bytes a second name, durably; each name is removed by itself. Raises StorageError."""
+        source, target = self.path(name), self.path(new_name)
+        try:
+            _make_durable_folder(target.parent)
+            os.link(source, target)
+            _sync_or_take_back(target)
+        except OSError as error:
+            raise _explained(error, f"{source} can't be kept as {target.name}") from error
+        return target
 
     def path(self, name: str) -> Path:
         """Where the blob lies. Raises StorageError for a name that is not 32 to 64 hexadecimal digits."""
@@ -94,16 +104,73 @@ class FolderBlobs:
             path.unlink()
         return len(left)
 
-    def _check_free_space(self, wanted_bytes: int) -> None:
+    def _check_free_space(self) -> None:
         if self._minimum_free_bytes == 0:
             return
         free = shutil.disk_usage(self._folder).free
-        if free - wanted_bytes < self._minimum_free_bytes:
+        if free < self._minimum_free_bytes:
             msg = (
                 f"{self._folder}: only {free} bytes are free, and node.minimum_free_bytes keeps "
                 f"{self._minimum_free_bytes} back: free some space"
             )
             raise StorageError(msg)
+
+
+class FolderBlobWriter:
+    """`protocols.BlobWriter`: a temporary file that gets its name when it is whole.
+
+    `check_space` raises StorageError when the disk has too little left; it is asked now and then.
+    """
+
+    def __init__(self, temporary: Path, final: Path, check_space: Callable[[], None]) -> None:
+        self._temporary, self._final = temporary, final
+        self._check_space = check_space
+        self._check_at = _CHECK_BYTES
+        self._digest = blake3()
+        self._size = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(temporary, flags, 0o600)
+        except OSError as error:
+            raise _explained(error, f"{final} can't be written") from error
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Append. Raises StorageError, such as for a full disk; then only `abandon` is left."""
+        view = memoryview(part).cast("B")
+        try:
+            write_all(self._descriptor, view)
+        except OSError as error:
+            raise _explained(error, f"{self._final} can't be written") from error
+        self._digest.update(view)
+        self._size += len(view)
+        if self._size >= self._check_at:
+            self._check_at += _CHECK_BYTES
+            self._check_space()
+
+    def commit(self) -> StoredBlob:
+        """Make it durable under its name. Raises StorageError; then nothing is left of it."""
+        try:
+            found = os.fstat(self._descriptor).st_size
+            if found != self._size:
+                raise OSError(errno.EIO, f"{found} bytes are in the file instead of {self._size}")
+            os.fsync(self._descriptor)
+            _make_durable_folder(self._final.parent)
+            os.rename(self._temporary, self._final)
+            _sync_or_take_back(self._final)
+        except OSError as error:
+            raise _explained(error, f"{self._final} can't be written") from error
+        finally:
+            self.abandon()
+        return StoredBlob(self._final, self._size, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Remove what there is of it; never raises. After `commit` it does nothing."""
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = -1
+            with suppress(OSError):
+                self._temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -124,21 +191,10 @@ def write_all(descriptor: int, view: memoryview) -> None:
         view = view[count:]
 
 
-def _write_synced(path: Path, views: list[memoryview]) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        for view in views:
-            write_all(descriptor, view)
-            digest.update(view)
-            size += len(view)
-        found = os.fstat(descriptor).st_size
-        if found != size:
-            raise OSError(errno.EIO, f"{found} bytes are in the file instead of {size}")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return digest.hexdigest(), size
+def _make_durable_folder(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def _sync_or_take_back(final: Path) -> None:

@@ -1,171 +1,38 @@
-"""The seam of storage: the records that cross it, and what every backend must do.
+"""The seam of storage: what every backend must do. The records that cross it are in `rows`.
 
-One test suite (`tests/storage`) runs over every backend. Times are seconds since the epoch, UTC.
+One test suite (`tests/storage`) runs over every backend.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dicom_gam.storage.states import DeliveryState, JobEvent, JobState
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from dicom_gam.records import ReceivedInstance
-
-
-class ReceiptKind(StrEnum):
-    """What became of an arrival."""
-
-    NEW = "new"
-    DUPLICATE = "duplicate"  # the very same data set is here already; there is no second job
-    CONFLICT = "conflict"  # another data set with the same SOP Instance UID is here; kept apart, quarantined
-
-
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """An arrival that is durably in the inbox under the name `blob`.
-
-    `dataset_sha256` digests the data set without the file meta information, which is ours and not the sender's.
-    """
-
-    job_id: str
-    blob: str
-    instance: ReceivedInstance
-    dataset_sha256: str
-    received_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """`job_id` is the job that stands for the data set: on DUPLICATE the earlier one."""
-
-    kind: ReceiptKind
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to finish a job, as long as no later claim of it has been made (`token` is the fence)."""
-
-    job_id: str
-    token: int
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One received instance and all that became of it."""
-
-    job_id: str
-    state: JobState
-    instance: ReceivedInstance
-    dataset_sha256: str
-    received_at: float
-    attempts: int = 0
-    token: int = 0
-    worker: str = ""
-    lease_until: float = 0.0
-    outcome: str = ""
-    reason: str = ""
-    message: str = ""
-    study_instance_uid: str = ""
-    result: Mapping[str, Any] | None = None
-    finished_at: float | None = None
-
-    @property
-    def lease(self) -> Lease:
-        """The lease that the latest claim gave."""
-        return Lease(self.job_id, self.token)
-
-
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """How a job ends. `event` is FINISH, REJECT or GIVE_UP; `result` is JSON-ready."""
-
-    event: JobEvent
-    outcome: str
-    reason: str = ""
-    message: str = ""
-    study_instance_uid: str = ""
-    result: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class NewDelivery:
-    """One object for one destination; `blob` names the durable bytes."""
-
-    destination: str
-    role: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    blob: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A row of the outbox. `status` is the last DIMSE status, None before there was one; `cause` is in plain words."""
-
-    delivery_id: int
-    job_id: str
-    what: NewDelivery
-    state: DeliveryState
-    attempts: int
-    next_at: float
-    status: int | None = None
-    cause: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HeadMark:
-    """The last record that the audit log has promised: its number, digest and place [start, end) in the file."""
-
-    number: int
-    sha256: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class DriftSample:
-    """What a finished image says about drift: the stream it belongs to, and its place among the calibration images.
-
-    A stream is what one sender (calling AE title) sends to one bundle. Of the `size` calibration images of its class,
-    `odder` are odder than it and `equal` tie with it. `chance`, in (0, 1), breaks the ties.
-    """
-
-    sender: str
-    bundle_name: str
-    bundle_version: str
-    bundle_digest: str
-    class_name: str
-    size: int
-    odder: int
-    equal: int
-    chance: float
-
-
-@dataclass(frozen=True, slots=True)
-class PastImages:
-    """How many images of the sample's class the stream had before, and how many of them are odder than it or tie."""
-
-    count: int
-    odder: int
-    equal: int
-
-
-@dataclass(frozen=True, slots=True)
-class DriftStep:
-    """A stream after one more image. `state` is text that only the rule understands."""
-
-    state: str
-    log10_evidence: float
-    log10_maximum: float
-    alarm: bool
+    from dicom_gam.storage.rows import (
+        Commitment,
+        Conclusion,
+        Delivery,
+        DriftReading,
+        DriftSample,
+        DriftStep,
+        HeadMark,
+        Hold,
+        Horizon,
+        Job,
+        Lease,
+        NewDelivery,
+        NewJob,
+        PastImages,
+        Pause,
+        PurgedImage,
+        Receipt,
+        ResultUse,
+        StoredBlob,
+    )
+    from dicom_gam.storage.states import DeliveryState, JobState
 
 
 class DriftRule(Protocol):
@@ -173,25 +40,6 @@ class DriftRule(Protocol):
 
     def __call__(self, state: str, sample: DriftSample, past: PastImages, /) -> DriftStep:
         """Return the stream after one more image. Must not raise: the result would not be stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class DriftReading:
-    """Where a stream stands. Evidence is the decimal logarithm of the drift martingale: 0 at the start, 3 is 1000 : 1.
-
-    `alarm_at` is when the alarm was first raised, None when it wasn't.
-    """
-
-    sender: str
-    bundle_name: str
-    bundle_version: str
-    bundle_digest: str
-    images: int
-    log10_evidence: float
-    log10_maximum: float
-    started_at: float
-    updated_at: float
-    alarm_at: float | None
 
 
 class JobQueue(Protocol):
@@ -219,8 +67,8 @@ class JobQueue(Protocol):
     ) -> bool:
         """Commit the end of a job, its deliveries and its drift sample in one transaction; False: the lease is lost."""
 
-    def retry(self, lease: Lease, message: str, not_before: float) -> bool:
-        """Give a job back for another attempt; False when the lease is lost."""
+    def retry(self, lease: Lease, message: str, not_before: float, *, counted: bool = True) -> bool:
+        """Give a job back for another attempt; False when the lease is lost. Not `counted`: this one was none."""
 
     def recover(self, maximum_attempts: int, now: float, *, everything: bool = False) -> list[Job]:
         """Take back expired leases (or, at start, all of them) and return the jobs as they are now.
@@ -237,6 +85,15 @@ class JobQueue(Protocol):
     def jobs(self, limit: int = 100, state: JobState | None = None) -> list[Job]:
         """Return the latest jobs, newest first."""
 
+    def of_instance(self, sop_instance_uid: str) -> list[Job]:
+        """Return every job of an instance, newest first: reprocessings, the first, and conflicts in quarantine."""
+
+    def instances(self, *, study_instance_uid: str | None = None, since: float | None = None) -> list[str]:
+        """SOP Instance UIDs of a study, or of what was received from `since` on, oldest first; without both of all.
+
+        The study of an image is known from when it has become a result.
+        """
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state; every state is a key."""
 
@@ -244,23 +101,100 @@ class JobQueue(Protocol):
         """Whether a job refers to this blob of the inbox."""
 
 
+class Commitments(Protocol):
+    """Storage commitment of what destinations have stored (deliveries in the state UNCONFIRMED)."""
+
+    def unasked(self, destination: str, limit: int = 100) -> list[Delivery]:
+        """Return what is stored there and not asked for yet, oldest first."""
+
+    def ask(self, commitment: Commitment, delivery_ids: Sequence[int]) -> None:
+        """Remember a request before it goes out, as the answer may come at once and to another process."""
+
+    def withdraw(self, transaction_uid: str) -> None:
+        """A request could not be made: its objects are to be asked for anew."""
+
+    def overdue(self, destination: str, now: float, limit: int = 100) -> list[Delivery]:
+        """Return what the destination has not answered for in time."""
+
+    def next_due(self, destination: str) -> float | None:
+        """When the earliest answer is due, None when none is waited for."""
+
+    def find(self, transaction_uid: str) -> Commitment | None:
+        """Return one commitment."""
+
+    def objects(self, transaction_uid: str) -> list[Delivery]:
+        """Return the deliveries that a commitment is about, as they are now."""
+
+    def answered(self, transaction_uid: str, now: float) -> None:
+        """Remember when the (first) answer came."""
+
+    def confirm(self, delivery_id: int, remark: str, now: float) -> None:
+        """The destination answers for it."""
+
+    def refuse(self, delivery_id: int, next_at: float | None, status: int | None, cause: str, now: float) -> None:
+        """The destination does not answer for it: to be sent again at `next_at`, or (None) a dead letter."""
+
+
 class Outbox(Protocol):
     """Deliveries, each its own state per destination and object. They come from `JobQueue.finish` alone."""
 
+    @property
+    def commitments(self) -> Commitments:
+        """Storage commitment of what has been stored."""
+
     def due(self, destination: str, now: float, limit: int = 100) -> list[Delivery]:
-        """Return what may be sent now, oldest first."""
+        """Return what may be sent now, oldest first.
+
+        An object waits for the earlier ones of its study to this destination; nothing is due while the destination
+        is paused or on hold.
+        """
 
     def next_due(self, destination: str) -> float | None:
-        """When the earliest open delivery is due, None when nothing is open."""
+        """When the earliest delivery that is to be sent is due, None when there is none. A pause is not looked at."""
 
     def sent(self, delivery_id: int, status: int, remark: str, now: float) -> None:
         """The destination has it. Raises StorageError when the delivery is final already."""
+
+    def accepted(self, delivery_id: int, status: int, remark: str, now: float) -> None:
+        """The destination has stored it and is yet to be asked to answer for it."""
 
     def postpone(self, delivery_id: int, next_at: float, status: int | None, cause: str, now: float) -> None:
         """An attempt failed; try again at `next_at`."""
 
     def bury(self, delivery_id: int, status: int | None, cause: str, now: float) -> None:
         """The last attempt failed: dead letter."""
+
+    def hold(self, destination: str, next_at: float, cause: str, now: float) -> int:
+        """Nothing goes to this destination before `next_at`, which costs no object an attempt.
+
+        The oldest that were due are shown as waiting, with the cause; return how many wait in all.
+        """
+
+    def release(self, destination: str) -> Hold | None:
+        """The destination can be reached again; return the hold that was."""
+
+    def held(self, destination: str) -> Hold | None:
+        """Return the hold of a destination."""
+
+    def pause(self, destination: str, why: str, now: float) -> None:
+        """Send nothing to this destination until `resume`; a later pause replaces the reason."""
+
+    def resume(self, destination: str) -> bool:
+        """End the pause; False when there was none."""
+
+    def paused(self, destination: str) -> Pause | None:
+        """Return the pause of a destination."""
+
+    def revive(self, destination: str, now: float, job_id: str | None = None) -> list[Delivery]:
+        """Put dead letters back as if never tried, make all that waits due now; return the dead letters that were."""
+
+    def dismiss(
+        self, destination: str, now: float, job_id: str | None = None, *, everything: bool = False
+    ) -> list[Delivery]:
+        """Do without the dead letters (with `everything`: without all that is undelivered); return what they were."""
+
+    def causes(self, destination: str, limit: int = 3) -> list[tuple[str, int]]:
+        """Return the commonest causes of its dead letters, and how many have each."""
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """Return the deliveries of one job."""
@@ -305,17 +239,24 @@ class AuditTrail(Protocol):
         """Record several events at once and return the last one's number."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """What was written."""
+class BlobWriter(Protocol):
+    """A blob on its way to the disk, part by part. It ends by `commit` or by `abandon`."""
 
-    path: Path
-    size_bytes: int
-    sha256: str
+    def write(self, part: bytes | memoryview) -> None:
+        """Append. Raises StorageError, such as for a full disk; then only `abandon` is left."""
+
+    def commit(self) -> StoredBlob:
+        """Make it durable under its name. Raises StorageError; then nothing is left of it."""
+
+    def abandon(self) -> None:
+        """Remove what there is of it; never raises. After `commit` it does nothing."""
 
 
 class Blobs(Protocol):
     """Named immutable byte strings. A name is ours, never taken from the wire."""
+
+    def begin(self, name: str) -> BlobWriter:
+        """Start writing a blob part by part. Raises StorageError, such as when too little space is free."""
 
     def write(self, name: str, parts: Iterable[bytes | memoryview]) -> StoredBlob:
         """Write durably: all of it or nothing. Raises StorageError."""
@@ -334,3 +275,34 @@ class Blobs(Protocol):
 
     def sweep(self) -> int:
         """Remove what interrupted writes have left; return how many."""
+
+
+class Retention(Protocol):
+    """What may be deleted. Rows stay: they are the memory of what was received before.
+
+    A job with a delivery that is neither sent nor dismissed is never touched, nor is the result that it waits for.
+    """
+
+    def newest_number(self) -> int:
+        """The number of the latest job, 0 when there was none."""
+
+    def purge(self, images: Horizon, quarantine: Horizon, limit: int, now: float) -> list[PurgedImage]:
+        """Mark up to `limit` images as purged, oldest first; those of done and skipped jobs go by `images`.
+
+        Those of failed, rejected and quarantined jobs go by `quarantine`. The marks are durable when it returns.
+        """
+
+    def purge_delivered(self, wanted_bytes: int, limit: int, now: float) -> list[PurgedImage]:
+        """Mark images of delivered jobs, oldest first, whatever their age, until they come to `wanted_bytes`."""
+
+    def purged_among(self, blobs: Sequence[str]) -> list[PurgedImage]:
+        """Which of these blobs of the inbox are marked as purged."""
+
+    def result_uses(self, blobs: Sequence[str], horizon: Horizon) -> dict[str, ResultUse]:
+        """What each of these results is needed for."""
+
+    def release_result(self, blob: str, horizon: Horizon, remove: Callable[[], bool]) -> bool:
+        """Call `remove` unless the result is needed, while no delivery of it can come about; return its answer."""
+
+    def shorten_log(self, above_bytes: int) -> int:
+        """Give back the space of the write-ahead log when it has grown above so much; return its size before."""

@@ -12,99 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dicom_gam.errors import StorageError
-from dicom_gam.storage.protocols import HeadMark
+from dicom_gam.storage.layouts import LAYOUTS, SCHEMA_VERSION
+from dicom_gam.storage.rows import HeadMark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 CLOCK_SLACK_S = 60.0  # a clock that went back further than this makes waiting rows due at once
-
-_JOBS = """
-CREATE TABLE jobs (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,
-  job_id TEXT NOT NULL UNIQUE,
-  state TEXT NOT NULL,
-  blob TEXT NOT NULL UNIQUE,
-  sop_class_uid TEXT NOT NULL,
-  sop_instance_uid TEXT NOT NULL,
-  transfer_syntax_uid TEXT NOT NULL,
-  sha256 TEXT NOT NULL,
-  dataset_sha256 TEXT NOT NULL,
-  size_bytes INTEGER NOT NULL,
-  calling_ae_title TEXT NOT NULL,
-  called_ae_title TEXT NOT NULL,
-  peer_address TEXT NOT NULL,
-  received_at REAL NOT NULL,
-  attempts INTEGER NOT NULL DEFAULT 0,
-  token INTEGER NOT NULL DEFAULT 0,
-  worker TEXT NOT NULL DEFAULT '',
-  leased_at REAL NOT NULL DEFAULT 0,
-  lease_until REAL NOT NULL DEFAULT 0,
-  not_before REAL NOT NULL DEFAULT 0,
-  outcome TEXT NOT NULL DEFAULT '',
-  reason TEXT NOT NULL DEFAULT '',
-  message TEXT NOT NULL DEFAULT '',
-  study_instance_uid TEXT NOT NULL DEFAULT '',
-  result TEXT,
-  finished_at REAL
-) STRICT;
-CREATE UNIQUE INDEX one_job_per_instance ON jobs (sop_instance_uid) WHERE state != 'quarantined';
-CREATE INDEX data_sets ON jobs (sop_instance_uid, dataset_sha256);
-CREATE INDEX open_jobs ON jobs (state, number);
-CREATE TABLE deliveries (
-  delivery_id INTEGER PRIMARY KEY AUTOINCREMENT,
-  job_id TEXT NOT NULL REFERENCES jobs (job_id),
-  destination TEXT NOT NULL,
-  role TEXT NOT NULL,
-  sop_class_uid TEXT NOT NULL,
-  sop_instance_uid TEXT NOT NULL,
-  transfer_syntax_uid TEXT NOT NULL,
-  blob TEXT NOT NULL,
-  state TEXT NOT NULL,
-  attempts INTEGER NOT NULL DEFAULT 0,
-  tried_at REAL NOT NULL DEFAULT 0,
-  next_at REAL NOT NULL DEFAULT 0,
-  status INTEGER,
-  cause TEXT NOT NULL DEFAULT '',
-  UNIQUE (job_id, destination, sop_instance_uid)
-) STRICT;
-CREATE INDEX open_deliveries ON deliveries (destination, state, next_at);
-CREATE TABLE audit_head (
-  one INTEGER PRIMARY KEY CHECK (one = 1),
-  number INTEGER NOT NULL,
-  sha256 TEXT NOT NULL,
-  first_byte INTEGER NOT NULL,
-  end_byte INTEGER NOT NULL
-) STRICT;
-"""
-_DRIFT = """
-CREATE TABLE drift_streams (
-  stream_id INTEGER PRIMARY KEY,
-  sender TEXT NOT NULL,
-  bundle_name TEXT NOT NULL,
-  bundle_version TEXT NOT NULL,
-  bundle_digest TEXT NOT NULL,
-  images INTEGER NOT NULL DEFAULT 0,
-  state TEXT NOT NULL DEFAULT '',
-  log10_evidence REAL NOT NULL DEFAULT 0,
-  log10_maximum REAL NOT NULL DEFAULT 0,
-  started_at REAL NOT NULL,
-  updated_at REAL NOT NULL,
-  alarm_at REAL,
-  alarm_announced INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (sender, bundle_digest)
-) STRICT;
-CREATE TABLE drift_places (
-  stream_id INTEGER NOT NULL REFERENCES drift_streams (stream_id) ON DELETE CASCADE,
-  class_name TEXT NOT NULL,
-  place INTEGER NOT NULL,
-  images INTEGER NOT NULL,
-  PRIMARY KEY (stream_id, class_name, place)
-) STRICT, WITHOUT ROWID;
-"""
-_LAYOUTS = (_JOBS, _DRIFT)  # each adds to the one before; a database of an earlier layout gets what it lacks
-SCHEMA_VERSION = len(_LAYOUTS)
 
 
 class Database:
@@ -160,7 +75,7 @@ class Database:
         connection.execute("PRAGMA foreign_keys = ON")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if 0 <= version < SCHEMA_VERSION:
-            missing = " ".join(_LAYOUTS[version:])
+            missing = " ".join(LAYOUTS[version:])
             connection.executescript(f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             msg = (

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from dicom_gam.storage.protocols import DriftReading, PastImages
+from dicom_gam.storage.rows import DriftReading, PastImages
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from dicom_gam.storage.protocols import DriftRule, DriftSample
+    from dicom_gam.storage.protocols import DriftRule
+    from dicom_gam.storage.rows import DriftSample
     from dicom_gam.storage.sqlite import Database
 
 _READING = ", ".join(field.name for field in fields(DriftReading))

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from dicom_gam.records import ReceivedInstance
-from dicom_gam.storage.protocols import Job, Lease, Receipt, ReceiptKind
+from dicom_gam.storage.rows import Job, Lease, Receipt, ReceiptKind
 from dicom_gam.storage.sqlite import CLOCK_SLACK_S
 from dicom_gam.storage.sqlite_drift import record_drift
 from dicom_gam.storage.sqlite_outbox import insert_deliveries
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from dicom_gam.storage.protocols import Conclusion, DriftRule, DriftSample, NewDelivery, NewJob
+    from dicom_gam.storage.protocols import DriftRule
+    from dicom_gam.storage.rows import Conclusion, DriftSample, NewDelivery, NewJob
     from dicom_gam.storage.sqlite import Database
 
 # Ready: not told to wait, or told so by a clock that has gone back since.
@@ -40,23 +41,23 @@ class SqliteJobQueue:
         """Commit a job, or find that its data set is known. On return it survives a power cut."""
         with self._database.transaction() as connection:
             known = connection.execute(
-                "SELECT job_id, dataset_sha256, transfer_syntax_uid FROM jobs WHERE sop_instance_uid = ?",
+                "SELECT job_id, digest FROM jobs WHERE sop_instance_uid = ? AND predecessor = ''",
                 (job.instance.sop_instance_uid,),
             ).fetchall()
-            for row in known:
-                same_syntax = row["transfer_syntax_uid"] == job.instance.transfer_syntax_uid
-                if same_syntax and row["dataset_sha256"] == job.dataset_sha256:
+            for row in known if not job.predecessor else ():
+                if row["digest"] == job.instance.digest:  # of the whole file, which names the transfer syntax
                     return Receipt(ReceiptKind.DUPLICATE, row["job_id"])
-            state = JobState.QUARANTINED if known else JobState.RECEIVED
-            _insert(connection, job, state, known[0]["job_id"] if known else "")
-        return Receipt(ReceiptKind.CONFLICT if known else ReceiptKind.NEW, job.job_id)
+            conflict = bool(known) and not job.predecessor
+            state = JobState.QUARANTINED if conflict else JobState.RECEIVED
+            _insert(connection, job, state, known[0]["job_id"] if conflict else "")
+        return Receipt(ReceiptKind.CONFLICT if conflict else ReceiptKind.NEW, job.job_id)
 
     def claim(self, worker: str, limit: int, lease_s: float, now: float) -> list[Job]:
         """Lease the oldest ready jobs and count an attempt of each; one attempted before comes alone."""
         state = next_state(JOB_TRANSITIONS, JobState.RECEIVED, JobEvent.CLAIM)
         with self._database.transaction() as connection:
             rows = connection.execute(
-                f"SELECT job_id, attempts FROM jobs WHERE {_READY} ORDER BY number LIMIT :limit",  # noqa: S608
+                f"SELECT job_id, attempts FROM jobs WHERE {_READY} ORDER BY predecessor != '', number LIMIT :limit",  # noqa: S608
                 {"now": now, "limit": limit},
             ).fetchall()
             alone = bool(rows) and rows[0]["attempts"] > 0
@@ -92,10 +93,10 @@ class SqliteJobQueue:
         with self._database.transaction() as connection:
             held = connection.execute(
                 "UPDATE jobs SET state = ?, outcome = ?, reason = ?, message = ?, study_instance_uid = ?, result = ?,"
-                " finished_at = ? WHERE job_id = ? AND token = ? AND state = ?",
+                " finished_at = ?, rule = ? WHERE job_id = ? AND token = ? AND state = ?",
                 (state.value, conclusion.outcome, conclusion.reason, conclusion.message,
                  conclusion.study_instance_uid, json.dumps(conclusion.result, sort_keys=True, allow_nan=False), now,
-                 lease.job_id, lease.token, JobState.PROCESSING.value),
+                 conclusion.rule, lease.job_id, lease.token, JobState.PROCESSING.value),
             ).rowcount  # fmt: skip
             if held:
                 insert_deliveries(connection, lease.job_id, deliveries)
@@ -103,13 +104,22 @@ class SqliteJobQueue:
                     record_drift(connection, self._drift_rule, drift, now)
         return bool(held)
 
-    def retry(self, lease: Lease, message: str, not_before: float) -> bool:
-        """Give a job back for another attempt; False when the lease is lost."""
+    def retry(self, lease: Lease, message: str, not_before: float, *, counted: bool = True) -> bool:
+        """Give a job back for another attempt; False when the lease is lost. Not `counted`: this one was none."""
         state = next_state(JOB_TRANSITIONS, JobState.PROCESSING, JobEvent.RETRY)
         with self._database.transaction() as connection:
             held = connection.execute(
-                "UPDATE jobs SET state = ?, message = ?, not_before = ? WHERE job_id = ? AND token = ? AND state = ?",
-                (state.value, message, not_before, lease.job_id, lease.token, JobState.PROCESSING.value),
+                "UPDATE jobs SET state = ?, message = ?, not_before = ?, attempts = attempts - ?"
+                " WHERE job_id = ? AND token = ? AND state = ?",
+                (
+                    state.value,
+                    message,
+                    not_before,
+                    0 if counted else 1,
+                    lease.job_id,
+                    lease.token,
+                    JobState.PROCESSING.value,
+                ),
             ).rowcount
         return bool(held)
 
@@ -154,6 +164,26 @@ class SqliteJobQueue:
             ).fetchall()
         return [self._job(row) for row in rows]
 
+    def of_instance(self, sop_instance_uid: str) -> list[Job]:
+        """Return every job of an instance, newest first: reprocessings, the first, and conflicts in quarantine."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT * FROM jobs WHERE sop_instance_uid = ? ORDER BY number DESC", (sop_instance_uid,)
+            ).fetchall()
+        return [self._job(row) for row in rows]
+
+    def instances(self, *, study_instance_uid: str | None = None, since: float | None = None) -> list[str]:
+        """SOP Instance UIDs of a study, or of what was received from `since` on, oldest first; without both of all."""
+        # Each image's first job says when it was received; the study may be known from a later one only.
+        of_study = study_instance_uid is not None
+        condition = "study_instance_uid = :study" if of_study else "predecessor = '' AND received_at >= :since"
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT sop_instance_uid FROM jobs WHERE {condition} GROUP BY sop_instance_uid ORDER BY min(number)",  # noqa: S608
+                {"study": study_instance_uid, "since": since or 0.0},
+            ).fetchall()
+        return [row["sop_instance_uid"] for row in rows]
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state; every state is a key."""
         with self._database.reading() as connection:
@@ -174,14 +204,15 @@ class SqliteJobQueue:
             sop_class_uid=row["sop_class_uid"],
             sop_instance_uid=row["sop_instance_uid"],
             transfer_syntax_uid=row["transfer_syntax_uid"],
-            sha256=row["sha256"],
+            digest=row["digest"],
             size_bytes=row["size_bytes"],
             calling_ae_title=row["calling_ae_title"],
             called_ae_title=row["called_ae_title"],
             peer_address=row["peer_address"],
         )
-        same = ("job_id", "dataset_sha256", "received_at", "attempts", "token", "worker", "lease_until", "outcome",
-                "reason", "message", "study_instance_uid", "finished_at")  # fmt: skip
+        same = ("job_id", "received_at", "attempts", "token", "worker", "lease_until", "outcome",
+                "reason", "message", "study_instance_uid", "finished_at",
+                "bundle", "predecessor", "rule", "purged_at")  # fmt: skip
         return Job(
             state=JobState(row["state"]),
             instance=instance,
@@ -206,13 +237,15 @@ def _insert(connection: sqlite3.Connection, job: NewJob, state: JobState, confli
         "sop_class_uid": instance.sop_class_uid,
         "sop_instance_uid": instance.sop_instance_uid,
         "transfer_syntax_uid": instance.transfer_syntax_uid,
-        "sha256": instance.sha256,
-        "dataset_sha256": job.dataset_sha256,
+        "digest": instance.digest,
         "size_bytes": instance.size_bytes,
         "calling_ae_title": instance.calling_ae_title,
         "called_ae_title": instance.called_ae_title,
         "peer_address": instance.peer_address,
         "received_at": job.received_at,
+        "finished_at": job.received_at if quarantined else None,
+        "bundle": job.bundle,
+        "predecessor": job.predecessor,
         "reason": "same-uid-other-bytes" if quarantined else "",
         "message": message,
         "outcome": "QUARANTINED" if quarantined else "",

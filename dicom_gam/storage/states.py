@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 class JobState(StrEnum):
-    """Where a job stands. The last four are final."""
+    """Where a job stands. The last five are final."""
 
     RECEIVED = "received"
     PROCESSING = "processing"
     DONE = "done"
     REJECTED = "rejected"
     FAILED = "failed"
+    SKIPPED = "skipped"
     QUARANTINED = "quarantined"
 
 
@@ -32,26 +33,33 @@ class JobEvent(StrEnum):
     CLAIM = "claim"  # a worker leases it
     FINISH = "finish"  # a result, committed together with its deliveries
     REJECT = "reject"  # the input can't become a radiograph
+    SKIP = "skip"  # the rules want no result of it
     RETRY = "retry"  # our own code failed; another attempt is left
     GIVE_UP = "give up"  # our own code failed, and no attempt is left
     LOSE = "lose"  # the worker went silent; the lease is taken back
 
 
 class DeliveryState(StrEnum):
-    """Where the delivery of one object to one destination stands. The last two are final."""
+    """Where the delivery of one object to one destination stands. The last three need nothing more of the courier."""
 
     PENDING = "pending"
     RETRY = "retry"
+    UNCONFIRMED = "unconfirmed"  # stored there; its storage commitment is not answered yet
     SENT = "sent"
     DEAD = "dead"
+    DISMISSED = "dismissed"
 
 
 class DeliveryEvent(StrEnum):
     """What can befall a delivery."""
 
-    SEND = "send"
+    SEND = "send"  # stored, and no commitment is asked for
+    ACCEPT = "accept"  # stored, its commitment is to be asked for
+    CONFIRM = "confirm"  # the destination answers for it, perhaps late
     POSTPONE = "postpone"
     GIVE_UP = "give up"
+    REVIVE = "revive"  # an operator wants it tried again
+    DISMISS = "dismiss"  # an operator does without it
 
 
 JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType(
@@ -59,6 +67,7 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType
         (JobState.RECEIVED, JobEvent.CLAIM): JobState.PROCESSING,
         (JobState.PROCESSING, JobEvent.FINISH): JobState.DONE,
         (JobState.PROCESSING, JobEvent.REJECT): JobState.REJECTED,
+        (JobState.PROCESSING, JobEvent.SKIP): JobState.SKIPPED,
         (JobState.PROCESSING, JobEvent.RETRY): JobState.RECEIVED,
         (JobState.PROCESSING, JobEvent.LOSE): JobState.RECEIVED,
         (JobState.PROCESSING, JobEvent.GIVE_UP): JobState.FAILED,
@@ -68,16 +77,34 @@ JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType
 DELIVERY_TRANSITIONS: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState] = MappingProxyType(
     {
         (DeliveryState.PENDING, DeliveryEvent.SEND): DeliveryState.SENT,
+        (DeliveryState.PENDING, DeliveryEvent.ACCEPT): DeliveryState.UNCONFIRMED,
+        (DeliveryState.PENDING, DeliveryEvent.CONFIRM): DeliveryState.SENT,
         (DeliveryState.PENDING, DeliveryEvent.POSTPONE): DeliveryState.RETRY,
         (DeliveryState.PENDING, DeliveryEvent.GIVE_UP): DeliveryState.DEAD,
+        (DeliveryState.PENDING, DeliveryEvent.DISMISS): DeliveryState.DISMISSED,
         (DeliveryState.RETRY, DeliveryEvent.SEND): DeliveryState.SENT,
+        (DeliveryState.RETRY, DeliveryEvent.ACCEPT): DeliveryState.UNCONFIRMED,
+        (DeliveryState.RETRY, DeliveryEvent.CONFIRM): DeliveryState.SENT,
         (DeliveryState.RETRY, DeliveryEvent.POSTPONE): DeliveryState.RETRY,
         (DeliveryState.RETRY, DeliveryEvent.GIVE_UP): DeliveryState.DEAD,
+        (DeliveryState.RETRY, DeliveryEvent.DISMISS): DeliveryState.DISMISSED,
+        (DeliveryState.UNCONFIRMED, DeliveryEvent.CONFIRM): DeliveryState.SENT,
+        (DeliveryState.UNCONFIRMED, DeliveryEvent.POSTPONE): DeliveryState.RETRY,
+        (DeliveryState.UNCONFIRMED, DeliveryEvent.GIVE_UP): DeliveryState.DEAD,
+        (DeliveryState.UNCONFIRMED, DeliveryEvent.DISMISS): DeliveryState.DISMISSED,
+        # A late commitment came while it was on its way once more, or the same report twice.
+        (DeliveryState.SENT, DeliveryEvent.ACCEPT): DeliveryState.SENT,
+        (DeliveryState.SENT, DeliveryEvent.CONFIRM): DeliveryState.SENT,
+        (DeliveryState.DEAD, DeliveryEvent.CONFIRM): DeliveryState.SENT,
+        (DeliveryState.DEAD, DeliveryEvent.REVIVE): DeliveryState.PENDING,
+        (DeliveryState.DEAD, DeliveryEvent.DISMISS): DeliveryState.DISMISSED,
     }
 )
 
 OPEN_JOB_STATES = frozenset({JobState.RECEIVED, JobState.PROCESSING})
-OPEN_DELIVERY_STATES = frozenset({DeliveryState.PENDING, DeliveryState.RETRY})
+TO_SEND_STATES = frozenset({DeliveryState.PENDING, DeliveryState.RETRY})
+OPEN_DELIVERY_STATES = TO_SEND_STATES | {DeliveryState.UNCONFIRMED}  # the node still works on them
+UNDELIVERED_STATES = OPEN_DELIVERY_STATES | {DeliveryState.DEAD}  # their objects must not be deleted
 
 _State = TypeVar("_State", bound=StrEnum)
 _Event = TypeVar("_Event", bound=StrEnum)

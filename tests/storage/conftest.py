@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dicom_gam.records import ReceivedInstance
-from dicom_gam.storage.protocols import AuditHead, JobQueue, NewDelivery, NewJob, Outbox
+from dicom_gam.storage.protocols import AuditHead, JobQueue, Outbox
+from dicom_gam.storage.rows import NewDelivery, NewJob
 from dicom_gam.storage.sqlite import Database, SqliteAuditHead
 from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
 from dicom_gam.storage.sqlite_outbox import SqliteOutbox
@@ -52,19 +53,20 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 @pytest.fixture
 def new_job() -> Callable[..., NewJob]:
-    def make(number: int, *, uid: str | None = None, data: str = "a", syntax: str = "1.2.840.10008.1.2.1") -> NewJob:
+    def make(number: int, *, uid: str | None = None, data: str = "a", of: str = "", bundle: str = "") -> NewJob:
         instance = ReceivedInstance(
             path=Path("ignored"),
             sop_class_uid="1.2.840.10008.5.1.4.1.1.1",
             sop_instance_uid=uid or f"1.2.3.{number}",
-            transfer_syntax_uid=syntax,
-            sha256=data * 64,
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            digest=data * 64,
             size_bytes=100 + number,
             calling_ae_title="MODALITY",
             called_ae_title="DICOM_GAM",
             peer_address="10.0.0.7",
         )
-        return NewJob(f"{number:032x}", f"{number:032x}", instance, data * 64, received_at=1000.0 + number)
+        name = f"{number:032x}"
+        return NewJob(name, name, instance, received_at=1000.0 + number, bundle=bundle, predecessor=of)
 
     return make
 
@@ -72,6 +74,8 @@ def new_job() -> Callable[..., NewJob]:
 @pytest.fixture
 def new_delivery() -> Callable[..., NewDelivery]:
     def make(destination: str = "PACS", uid: str = "2.25.1", role: str = "sr") -> NewDelivery:
-        return NewDelivery(destination, role, "1.2.840.10008.5.1.4.1.1.7", uid, "1.2.840.10008.1.2.1", "b" * 64)
+        return NewDelivery(
+            destination, "1.2.9", role, "1.2.840.10008.5.1.4.1.1.7", uid, "1.2.840.10008.1.2.1", "b" * 64
+        )
 
     return make

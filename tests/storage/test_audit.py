@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dicom_gam.errors import AuditError, StorageError
 from dicom_gam.storage.audit import GENESIS, AuditLog, records, verify
-from dicom_gam.storage.protocols import HeadMark
+from dicom_gam.storage.rows import HeadMark
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=UTC)
 

@@ -1,10 +1,10 @@
 import errno
-import hashlib
 import os
 import shutil
 from collections import namedtuple
 
 import pytest
+from blake3 import blake3
 
 from dicom_gam.errors import StorageError
 from dicom_gam.storage.blobs import FolderBlobs
@@ -24,7 +24,7 @@ def files(folder):
 def test_what_was_written_is_read_back_with_its_size_and_digest(blobs):
     stored = blobs.write(NAME, (b"head", memoryview(b"body")))
     assert blobs.read(NAME) == b"headbody"
-    assert (stored.size_bytes, stored.sha256) == (8, hashlib.sha256(b"headbody").hexdigest())
+    assert (stored.size_bytes, stored.digest) == (8, blake3(b"headbody").hexdigest())
     assert list(blobs.names()) == [NAME]
 
 
@@ -118,11 +118,54 @@ def test_file_and_folder_are_synced_in_the_right_order(blobs, monkeypatch):
 
 def test_the_watermark_refuses_before_the_disk_is_full(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000, 890, 110))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000, 901, 99))
+    with pytest.raises(StorageError, match=r"only 99 bytes are free.*minimum_free_bytes"):
+        FolderBlobs(tmp_path / "inbox", minimum_free_bytes=100).begin(NAME)
+
+
+def test_a_long_write_that_comes_to_the_watermark_is_ended_and_leaves_nothing(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    left = [10**9]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, left[0]))
     blobs = FolderBlobs(tmp_path / "inbox", minimum_free_bytes=100)
-    blobs.write(NAME, (b"0123456789",))
-    with pytest.raises(StorageError, match=r"only 110 bytes are free.*minimum_free_bytes"):
-        blobs.write("f" * 32, (b"0123456789a",))
+    part = bytes(1024**2)
+
+    def parts():
+        for _ in range(20):
+            yield part
+            left[0] = 50
+
+    with pytest.raises(StorageError, match="only 50 bytes are free"):
+        blobs.write(NAME, parts())
+    assert files(tmp_path) == []
+
+
+def test_a_blob_is_written_part_by_part_and_not_seen_before_it_is_whole(blobs, tmp_path):
+    writer = blobs.begin(NAME)
+    writer.write(b"head")
+    assert list(blobs.names()) == []
+    writer.write(memoryview(b"body"))
+    assert writer.commit().digest == blake3(b"headbody").hexdigest()
+    writer.abandon()
+    assert blobs.read(NAME) == b"headbody"
+
+
+def test_an_abandoned_blob_leaves_nothing(blobs, tmp_path):
+    writer = blobs.begin(NAME)
+    writer.write(b"head")
+    writer.abandon()
+    writer.abandon()
+    assert files(tmp_path) == []
+
+
+def test_a_linked_blob_outlives_the_one_it_was_linked_from(blobs):
+    blobs.write(NAME, (b"x",))
+    other = "f" * 32
+    blobs.link(NAME, other)
+    blobs.remove(NAME)
+    assert blobs.read(other) == b"x"
+    with pytest.raises(StorageError, match="can't be kept"):
+        blobs.link(NAME, "e" * 32)
 
 
 def test_the_sweep_removes_what_an_interrupted_write_left_and_nothing_else(blobs, tmp_path):

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from dicom_gam.errors import StorageError
-from dicom_gam.storage.protocols import Conclusion, DriftSample, DriftStep, DriftStore, JobQueue, NewJob, PastImages
-from dicom_gam.storage.sqlite import SCHEMA_VERSION, Database
+from dicom_gam.storage.layouts import LAYOUTS, SCHEMA_VERSION
+from dicom_gam.storage.protocols import DriftStore, JobQueue
+from dicom_gam.storage.rows import Conclusion, DriftSample, DriftStep, NewJob, PastImages
+from dicom_gam.storage.sqlite import Database
 from dicom_gam.storage.sqlite_drift import SqliteDrift
 from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
 from dicom_gam.storage.states import JobEvent, JobState
@@ -185,17 +187,21 @@ def test_streams_survive_a_restart(tmp_path, opened):
     again.close()
 
 
-def test_a_database_from_before_drift_keeps_its_jobs_and_gains_streams(tmp_path, new_job):
+OLD_JOB = """INSERT INTO jobs (job_id, state, blob, sop_class_uid, sop_instance_uid, transfer_syntax_uid, sha256,
+  dataset_sha256, size_bytes, calling_ae_title, called_ae_title, peer_address, received_at)
+  VALUES ('job', 'received', 'blob', '1.2', '1.2.3', '1.2.840.10008.1.2', 'f', 'd', 1, 'A', 'B', '127.0.0.1', 5.0)"""
+
+
+@pytest.mark.parametrize("layout", range(1, SCHEMA_VERSION))
+def test_a_database_of_an_earlier_layout_keeps_its_jobs_and_gains_what_is_new(tmp_path, layout):
     path = tmp_path / "old.sqlite"
-    database = Database(path)
-    SqliteJobQueue(database, lambda name: tmp_path / name).add(new_job(1))
-    database.close()
     with sqlite3.connect(path) as connection:
-        connection.executescript("DROP TABLE drift_places; DROP TABLE drift_streams; PRAGMA user_version = 1;")
+        connection.executescript(f"{' '.join(LAYOUTS[:layout])} {OLD_JOB}; PRAGMA user_version = {layout};")
     connection.close()
     later = Database(path)
     jobs = SqliteJobQueue(later, lambda name: tmp_path / name, Rule())
     (job,) = jobs.claim("w", 1, 10.0, 0.0)
+    assert (job.job_id, job.received_at, job.predecessor) == ("job", 5.0, "")
     assert jobs.finish(job.lease, CONCLUSION, (), 1.0, SAMPLE)
     assert [reading.images for reading in SqliteDrift(later).readings()] == [1]
     with later.reading() as connection:

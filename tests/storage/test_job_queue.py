@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from dicom_gam.errors import StorageError
-from dicom_gam.storage.protocols import Conclusion, ReceiptKind
+from dicom_gam.storage.rows import Conclusion, ReceiptKind
 from dicom_gam.storage.sqlite import Database
 from dicom_gam.storage.states import JobEvent, JobState
 
@@ -37,12 +37,8 @@ def test_other_bytes_under_the_same_uid_are_quarantined_and_the_first_job_goes_o
     quarantined = backend.jobs.get(receipt.job_id)
     assert quarantined.state is JobState.QUARANTINED
     assert new_job(1).job_id in quarantined.message
+    assert quarantined.finished_at == quarantined.received_at
     assert [job.job_id for job in backend.jobs.claim("w", 9, 10.0, 0.0)] == [new_job(1).job_id]
-
-
-def test_the_same_bytes_in_another_transfer_syntax_are_not_the_same_data_set(backend, new_job):
-    backend.jobs.add(new_job(1))
-    assert backend.jobs.add(new_job(2, uid="1.2.3.1", syntax="1.2.840.10008.1.2")).kind is ReceiptKind.CONFLICT
 
 
 def test_a_quarantined_data_set_that_comes_again_is_a_duplicate(backend, new_job):
@@ -182,6 +178,58 @@ def test_the_list_of_jobs_begins_with_the_newest_and_filters_by_state(backend, n
     assert [job.instance.size_bytes for job in backend.jobs.jobs(state=JobState.PROCESSING)] == [101]
 
 
+def finish(backend, number, conclusion=DONE):
+    (job,) = backend.jobs.claim("w", 1, 10.0, 0.0)
+    assert int(job.job_id, 16) == number
+    backend.jobs.finish(job.lease, conclusion, (), 50.0)
+
+
+def test_the_same_bytes_are_processed_again_when_asked_for_and_the_request_is_kept(backend, new_job):
+    backend.jobs.add(new_job(1))
+    finish(backend, 1)
+    asked = new_job(2, uid="1.2.3.1", of=new_job(1).job_id, bundle="new")
+    assert backend.jobs.add(asked).kind is ReceiptKind.NEW
+    (job,) = backend.reopen().jobs.claim("w", 9, 10.0, 0.0)
+    assert (job.job_id, job.predecessor, job.bundle) == (asked.job_id, new_job(1).job_id, "new")
+
+
+def test_a_reprocessed_image_that_is_sent_again_is_still_a_duplicate_of_its_first_job(backend, new_job):
+    backend.jobs.add(new_job(1))
+    finish(backend, 1)
+    backend.jobs.add(new_job(2, uid="1.2.3.1", of=new_job(1).job_id))
+    receipt = backend.jobs.add(new_job(3, uid="1.2.3.1"))
+    assert (receipt.kind, receipt.job_id) == (ReceiptKind.DUPLICATE, new_job(1).job_id)
+
+
+def test_the_jobs_of_an_instance_come_newest_first_and_without_those_of_others(backend, new_job):
+    backend.jobs.add(new_job(1))
+    backend.jobs.add(new_job(2))
+    backend.jobs.add(new_job(3, uid="1.2.3.1", data="b"))
+    backend.jobs.add(new_job(4, uid="1.2.3.1", of=new_job(1).job_id))
+    assert [int(job.job_id, 16) for job in backend.jobs.of_instance("1.2.3.1")] == [4, 3, 1]
+    assert backend.jobs.of_instance("1.2.3.9") == []
+
+
+def test_instances_are_found_by_study_each_once_however_often_it_was_processed(backend, new_job):
+    for number in (1, 2, 3):
+        backend.jobs.add(new_job(number))
+    finish(backend, 1)
+    finish(backend, 2, Conclusion(JobEvent.FINISH, "PASS", study_instance_uid="1.2.10"))
+    finish(backend, 3)
+    backend.jobs.add(new_job(4, uid="1.2.3.1", of=new_job(1).job_id))
+    finish(backend, 4)
+    assert backend.jobs.instances(study_instance_uid="1.2.9") == ["1.2.3.1", "1.2.3.3"]
+    assert backend.jobs.instances(study_instance_uid="1.2.11") == []
+
+
+def test_instances_are_found_by_when_the_image_came_and_not_by_when_it_was_processed_again(backend, new_job):
+    for number in (1, 2, 3):
+        backend.jobs.add(new_job(number))  # at 1000 s and as many
+    backend.jobs.add(new_job(9, uid="1.2.3.1", of=new_job(1).job_id))
+    assert backend.jobs.instances(since=1002.0) == ["1.2.3.2", "1.2.3.3"]
+    assert backend.jobs.instances() == ["1.2.3.1", "1.2.3.2", "1.2.3.3"]
+
+
 def test_a_database_that_another_program_holds_is_a_storage_error_that_says_so(backend, new_job, tmp_path):
     other = sqlite3.connect(tmp_path / "node.sqlite", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -215,3 +263,11 @@ def test_a_file_that_is_no_database_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "x.sqlite").write_bytes(b"not a database, but long enough to look at" * 30)
     with pytest.raises(StorageError, match="not a database: move it aside"):
         Database(tmp_path / "x.sqlite")
+
+
+def test_an_attempt_that_our_own_storage_spoilt_is_not_counted(backend, new_job):
+    backend.jobs.add(new_job(1))
+    (job,) = backend.jobs.claim("w", 1, 10.0, 100.0)
+    assert backend.jobs.retry(job.lease, "the disk is full", 105.0, counted=False)
+    (again,) = backend.jobs.claim("w", 1, 10.0, 106.0)
+    assert again.attempts == 1
