@@ -1,112 +1,105 @@
-"""The front door: a C-STORE and C-ECHO SCP that hands on the encoded bytes and never decodes a data set."""
+"""The front door: accepts connections, each served in a thread of its own, and never decodes a data set.
+
+Why it is not pynetdicom's: conformance/decisions/0010-own-acceptor.md.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import resource
+import selectors
 import socket
-import struct
+import ssl
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import pydicom.uid as uids
-from pydicom.dataset import Dataset
-from pynetdicom import AE, PYNETDICOM_IMPLEMENTATION_UID, _config, evt
-
-from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES, ACCEPTED_TRANSFER_SYNTAXES
-from dicom_gam.dicom.identity import is_uid, look
-from dicom_gam.dicom.statuses import StoreStatus, status_of
-from dicom_gam.errors import ConfigError, DicomGamError
+from dicom_gam.dicom.acceptor import Door, serve_connection
+from dicom_gam.dicom.access import plain_address
+from dicom_gam.dicom.connections import Connection, Connections
+from dicom_gam.dicom.listener_options import OTHER_CLASSES, ListenerOptions
+from dicom_gam.dicom.notices import Notices
+from dicom_gam.dicom.slots import Slots
+from dicom_gam.dicom.tls import ServerTls
+from dicom_gam.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dicom_gam.dicom.arrival import Notice, Receive
+    from dicom_gam.dicom.commitment import CommitmentReport
+
+__all__ = ["OTHER_CLASSES", "Listener", "ListenerOptions", "open_port"]
+
 _log = logging.getLogger(__name__)
 
-# Not for us, but a sender that pushes whole studies must hear a named reason in our tables instead of a refused
-# context in its own log. Each class costs time at every association (contexts are copied), so only common ones.
-OTHER_CLASSES: tuple[str, ...] = (
-    uids.CTImageStorage,
-    uids.EnhancedCTImageStorage,
-    uids.MRImageStorage,
-    uids.EnhancedMRImageStorage,
-    uids.UltrasoundImageStorage,
-    uids.UltrasoundMultiFrameImageStorage,
-    uids.NuclearMedicineImageStorage,
-    uids.PositronEmissionTomographyImageStorage,
-    uids.XRayAngiographicImageStorage,
-    uids.XRayRadiofluoroscopicImageStorage,
-    uids.BreastTomosynthesisImageStorage,
-    uids.RTImageStorage,
-    uids.MultiFrameTrueColorSecondaryCaptureImageStorage,
-    uids.VLPhotographicImageStorage,
-    uids.VLEndoscopicImageStorage,
-    uids.OphthalmicPhotography8BitImageStorage,
-    uids.BasicTextSRStorage,
-    uids.EnhancedSRStorage,
-    uids.ComprehensiveSRStorage,
-    uids.Comprehensive3DSRStorage,
-    uids.XRayRadiationDoseSRStorage,
-    uids.KeyObjectSelectionDocumentStorage,
-    uids.GrayscaleSoftcopyPresentationStateStorage,
-    uids.SegmentationStorage,
-    uids.EncapsulatedPDFStorage,
-)
-
-_ECHO = "1.2.840.10008.1.1"  # the Verification SOP class
+BACKLOG = 1024  # the kernel holds so many while we are busy; it caps this by net.core.somaxconn
+MAXIMUM_WAITING = 512  # connections without an association
+_FLUSH_S = 1.0
+_PAUSE_S = 0.2
+_ABORT_S = 1.0
+_ROOM = 16  # connections that go when descriptors run out
+_DESCRIPTORS = 65536
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
-    """One C-STORE request whose command is sound.
-
-    `header` (preamble and file meta information) followed by `dataset` (the very bytes that came) is a Part 10 file.
-    """
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    calling_ae_title: str
-    called_ae_title: str
-    peer_address: str
-    header: bytes
-    dataset: memoryview
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerOptions:
-    """What the listener needs to know; times in seconds."""
-
-    ae_title: str
-    host: str
-    port: int
-    maximum_associations: int = 64
-    maximum_pdu_size: int = 131072
-    network_timeout_s: float = 60.0
-    sop_classes: tuple[str, ...] = ACCEPTED_SOP_CLASSES + OTHER_CLASSES
-    transfer_syntaxes: tuple[str, ...] = ACCEPTED_TRANSFER_SYNTAXES
+def open_port(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
+    """Listen. Raises ConfigError that says which setting to change."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name such as localhost may stand for both; DICOM senders are given IPv4 addresses.
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listening.bind(address)
+            listening.listen(backlog)
+        except BaseException:
+            listening.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        msg = (
+            f"can't listen on {host}:{port} ({why}): set node.host to an address of this machine and node.port to a "
+            "free port"
+        )
+        raise ConfigError(msg) from error
+    return listening
 
 
 class Listener:
     """Listens from `start` to `stop`.
 
-    `store` makes an arrival durable: Success is answered when it returns, the status of `statuses.STATUS_OF_ERROR`
-    when it raises a DicomGamError. `notice` is told of associations and refused requests (event name, keys).
+    `receive` takes an arrival in: Success is answered when its reception has been committed, the status of
+    `statuses.STATUS_OF_ERROR` when that raises a DicomGamError. `notice` is told of connections, associations and
+    refused requests (event name, keys). `report` gets what destinations say about storage commitment; without it that
+    SOP class is not accepted. `listening` is a port that is open already.
     """
 
     def __init__(
         self,
         options: ListenerOptions,
-        store: Callable[[Arrival], None],
-        notice: Callable[[str, dict[str, Any]], object],
+        receive: Receive,
+        notice: Notice,
+        report: Callable[[CommitmentReport], None] | None = None,
+        listening: socket.socket | None = None,
     ) -> None:
         self._options = options
-        self._store = store
-        self._notice = notice
-        self._server: Any = None
+        self._receive, self._report = receive, report
+        self._notices = Notices(notice)
+        self._listening = listening
         self._port = options.port
-        self._stopping = threading.Event()
+        self._connections = Connections(2 * options.maximum_associations_per_host, MAXIMUM_WAITING)
+        self._slots: Slots | None = None
+        self._door: Door | None = None
+        self._tls: ServerTls | None = None
+        self._thread: threading.Thread | None = None
+        self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._threads: set[threading.Thread] = set()
 
     @property
     def port(self) -> int:
@@ -114,153 +107,143 @@ class Listener:
         return self._port
 
     def start(self) -> None:
-        """Open the port. Raises ConfigError that says which setting to change."""
+        """Open the port, unless it is open already. Raises ConfigError that says which setting to change."""
         options = self._options
-        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own handlers log every PDU
-        ae = AE(ae_title=options.ae_title)
-        ae.require_called_aet = True
-        ae.maximum_associations = options.maximum_associations
-        ae.maximum_pdu_size = options.maximum_pdu_size
-        ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = options.network_timeout_s
-        ae.add_supported_context(_ECHO)
-        for uid in dict.fromkeys(options.sop_classes):
-            ae.add_supported_context(uid, list(options.transfer_syntaxes))
-        handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, _send_small_packets_at_once),
-            (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_C_ECHO, self._on_echo),
-            (evt.EVT_ACCEPTED, self._on_association, ["association.accepted"]),
-            (evt.EVT_REJECTED, self._on_association, ["association.rejected"]),
-            (evt.EVT_ABORTED, self._on_association, ["association.aborted"]),
-            (evt.EVT_RELEASED, self._on_association, ["association.released"]),
-        ]
+        _allow_descriptors()
+        self._tls = ServerTls(options.tls, self._notices.tell) if options.tls.certificate is not None else None
+        self._slots = Slots(options.slots_file)
+        self._door = Door(
+            options=options, receive=self._receive, notices=self._notices, slots=self._slots, report=self._report
+        )
         try:
-            self._server = ae.start_server((options.host, options.port), block=False, evt_handlers=handlers)
-        except OSError as error:
-            msg = (
-                f"can't listen on {options.host}:{options.port} ({error.strerror}): set node.host to an address of "
-                "this machine and node.port to a free port"
-            )
-            raise ConfigError(msg) from error
-        self._port = int(self._server.server_address[1])
+            listening = self._listening or open_port(options.host, options.port)
+        except ConfigError:
+            self._slots.close()
+            raise
+        listening.setblocking(False)  # other processes may accept from it as well, and be quicker
+        self._listening = listening
+        self._port = int(listening.getsockname()[1])
+        self._bell = socket.socketpair()
+        self._thread = threading.Thread(
+            target=self._accept_until_rung, args=(listening, self._bell[1]), name="listener", daemon=True
+        )
+        self._thread.start()
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Accept no association any more, let the open ones end for `grace_s`, abort those that are left."""
-        if self._server is None:
+        if self._thread is None or self._door is None or self._bell is None:
             return
-        self._stopping.set()
-        server, self._server = self._server, None
-        server.shutdown()
-        deadline = time.monotonic() + grace_s
-        while server.active_associations and time.monotonic() < deadline:
+        thread, self._thread = self._thread, None
+        self._door.stopping.set()
+        self._bell[0].send(b"\0")
+        thread.join()
+        self._connections.interrupt(only_waiting=True)
+        self._wait_for_connections(grace_s)
+        self._door.ended.set()  # associations that are left abort within a moment
+        self._wait_for_connections(max(grace_s, _ABORT_S))
+        self._connections.interrupt(only_waiting=False)
+        for one in tuple(self._threads):
+            one.join(_ABORT_S)
+        self._notices.flush(everything=True)
+        for end in self._bell:
+            end.close()
+        if self._slots is not None and not self._threads:
+            self._slots.close()
+
+    def _wait_for_connections(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while len(self._connections) and time.monotonic() < deadline:
             time.sleep(0.02)
-        for assoc in server.active_associations:
-            assoc.abort()
-        for assoc in server.active_associations:
-            assoc.join(grace_s)
 
-    def _on_store(self, event: Any) -> Dataset:
-        keys = _peer(event.assoc)
-        request = event.request
-        sop_class_uid, sop_instance_uid = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-        transfer_syntax_uid = str(event.context.transfer_syntax)
-        with request.DataSet.getbuffer() as dataset:
-            refusal = self._refusal(sop_class_uid, sop_instance_uid, transfer_syntax_uid, dataset)
-            if refusal is None:
-                header = part_10_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
-                arrival = Arrival(
-                    sop_class_uid, sop_instance_uid, transfer_syntax_uid, **keys, header=header, dataset=dataset
-                )
-                refusal = self._try_to_store(arrival)
-        if refusal is None:
-            return _answer(StoreStatus.SUCCESS)
-        status, why = refusal
-        uid = sop_instance_uid if is_uid(sop_instance_uid) else "invalid"
-        self._tell("instance.refused", keys | {"sop_instance_uid": uid, "status": f"{status:04X}", "why": why})
-        return _answer(status, why)
+    def _accept_until_rung(self, listening: socket.socket, bell: socket.socket) -> None:
+        with selectors.DefaultSelector() as selector, listening:
+            selector.register(listening, selectors.EVENT_READ)
+            selector.register(bell, selectors.EVENT_READ)
+            flushed = time.monotonic()
+            while True:
+                ready = {key.fileobj for key, _ in selector.select(_FLUSH_S)}
+                if bell in ready:
+                    return
+                try:
+                    if listening in ready:
+                        self._accept(listening)
+                    if time.monotonic() >= flushed + _FLUSH_S:
+                        flushed = time.monotonic()
+                        self._notices.flush()
+                except Exception:  # the outermost loop: the door stays open whatever happens
+                    _log.exception("listener.failed")
+                    time.sleep(_PAUSE_S)
 
-    def _refusal(
-        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, dataset: memoryview
-    ) -> tuple[StoreStatus, str] | None:
-        if self._stopping.is_set():
-            return StoreStatus.OUT_OF_RESOURCES, "the node is stopping, send again later"
-        if not is_uid(sop_instance_uid):
-            return StoreStatus.DATA_SET_MISMATCH, "the SOP Instance UID of the command is invalid"
-        said = look(dataset, transfer_syntax_uid)
-        if said.sop_class_uid is not None and said.sop_class_uid != sop_class_uid:
-            return StoreStatus.DATA_SET_MISMATCH, "SOP Class UID differs between command and data set"
-        if said.sop_instance_uid is not None and said.sop_instance_uid != sop_instance_uid:
-            return StoreStatus.DATA_SET_MISMATCH, "SOP Instance UID differs between command and data set"
-        return None
-
-    def _try_to_store(self, arrival: Arrival) -> tuple[StoreStatus, str] | None:
+    def _accept(self, listening: socket.socket) -> None:
         try:
-            self._store(arrival)
-        except DicomGamError as error:
-            _log.error("instance.not_stored sop_instance_uid=%s %s", arrival.sop_instance_uid, error)
-            return status_of(error), str(error)
-        return None
-
-    def _on_echo(self, event: Any) -> int:
-        self._tell("echo.answered", _peer(event.assoc))
-        return 0x0000
-
-    def _on_association(self, event: Any, name: str) -> None:
-        keys: dict[str, Any] = _peer(event.assoc)
-        answer = event.assoc.acceptor.primitive
-        if name == "association.rejected" and answer is not None:
-            keys["why"] = f"{answer.result_str}: {answer.reason_str}"
-        self._tell(name, keys)
-
-    def _tell(self, name: str, keys: dict[str, Any]) -> None:
-        """Pass an event on; one that can't be recorded is logged, as there is no answer left to change."""
-        try:
-            self._notice(name, keys)
-        except DicomGamError as error:
-            _log.error("%s not recorded: %s", name, error)
-
-
-def part_10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Encode preamble and file meta information (PS3.10 7.1).
-
-    Nothing of the sender goes in, so that equal data sets give equal files. By hand, because the field has UIDs that
-    pydicom will read but not write.
-    """
-    elements = b"".join(
-        struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
-        for element, uid in (
-            (0x0002, sop_class_uid),
-            (0x0003, sop_instance_uid),
-            (0x0010, transfer_syntax_uid),
-            (0x0012, PYNETDICOM_IMPLEMENTATION_UID),
+            sock, peer = listening.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._connections.make_room(_ROOM)
+                why = f"{error.strerror}: raise the service's limit on open files (LimitNOFILE, ulimit -n)"
+                self._notices.tell_some("connection.refused", {"peer_address": "unknown", "why": why})
+                time.sleep(_PAUSE_S)
+            return  # else it was gone again, or another process was quicker
+        connection = Connection(sock, plain_address(str(peer[0])))
+        self._connections.enter(connection)
+        thread = threading.Thread(
+            target=self._serve, args=(connection,), name=f"sender {connection.address}", daemon=True
         )
-        for value in [uid.encode("ascii") + b"\0" * (len(uid) % 2)]
-    )
-    version = struct.pack("<HH2sHL2s", 2, 1, b"OB", 0, 2, b"\0\1")
-    length = struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(version) + len(elements))
-    return b"\0" * 128 + b"DICM" + length + version + elements
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            self._threads.discard(thread)
+            self._connections.leave(connection)
+            connection.close()
+            self._notices.tell_some("connection.refused", {"peer_address": connection.address, "why": str(error)})
+            time.sleep(_PAUSE_S)
+
+    def _serve(self, connection: Connection) -> None:
+        door = self._door
+        negotiate_by = time.monotonic() + self._options.negotiation_timeout_s
+        try:
+            assert door is not None
+            with suppress(OSError):
+                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms
+            if self._tls is None or self._shake_hands(connection, self._tls, negotiate_by):
+                serve_connection(
+                    connection.sock,
+                    connection.address,
+                    door,
+                    negotiate_by=negotiate_by,
+                    admitted=lambda: self._connections.admit(connection),
+                )
+        except Exception:  # the outermost loop of this thread: one connection's fault stays its own
+            _log.exception("connection.failed peer_address=%s", connection.address)
+        finally:
+            if connection.evicted:
+                why = "too many connections without an association, and it was the oldest"
+                self._notices.tell_some("connection.dropped", {"peer_address": connection.address, "why": why})
+            connection.close()
+            self._connections.leave(connection)
+            self._threads.discard(threading.current_thread())
+
+    def _shake_hands(self, connection: Connection, tls: ServerTls, negotiate_by: float) -> bool:
+        why = ""
+        try:
+            sock = connection.wrap(tls.context())
+            sock.settimeout(max(0.001, negotiate_by - time.monotonic()))
+            sock.do_handshake()
+        except TimeoutError:
+            name, why = "connection.dropped", "the TLS handshake was not done in time"
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            name, why = "connection.refused", f"no TLS handshake ({error.reason or error})"
+        except (OSError, ValueError):
+            return False  # gone
+        if why:
+            self._notices.tell_some(name, {"peer_address": connection.address, "why": why})
+        return not why
 
 
-def _peer(assoc: Any) -> dict[str, str]:
-    requestor = assoc.requestor
-    request = requestor.primitive
-    return {
-        "calling_ae_title": str(requestor.ae_title or ""),
-        "called_ae_title": str(request.called_ae_title if request is not None else ""),
-        "peer_address": str(requestor.address),
-    }
-
-
-def _answer(status: StoreStatus, why: str = "") -> Dataset:
-    answer = Dataset()
-    answer.Status = int(status)
-    if why:
-        answer.ErrorComment = why.encode("ascii", "replace").decode("ascii").replace("\\", "/")[:64]  # LO
-    return answer
-
-
-def _send_small_packets_at_once(event: Any) -> None:
-    """Nagle's algorithm costs 40 ms at every response."""
-    connection = event.assoc.dul.socket.socket
-    if connection is not None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
