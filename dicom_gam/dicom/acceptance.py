@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pydicom.uid as uids
+from pydicom.charset import python_encoding
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
@@ -65,6 +66,10 @@ ACCEPTED_TRANSFER_SYNTAXES: tuple[str, ...] = (
 )
 
 _SHOWABLE = re.compile(r"[A-Z0-9_ ]{1,16}")  # a code string as the standard wants it; anything else may be a name
+_MISSPELT_CHARACTER_SETS = (  # seen in the field, and unmistakable
+    (re.compile(r"^ISO.IR."), "ISO_IR "),
+    (re.compile(r"^ISO.2022.IR."), "ISO 2022 IR "),
+)
 _IDENTIFYING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
@@ -127,6 +132,7 @@ def refuse_unaccepted(dataset: Dataset, transfer_syntax_uid: str, intake: Intake
             "Leave dicom_gam's results out of the rule that sends images to this node.",
         )
     _refuse_sop_class(dataset, intake)
+    _refuse_unknown_character_set(dataset)
     if transfer_syntax_uid not in ACCEPTED_TRANSFER_SYNTAXES:
         name = transfer_syntax_uid if is_uid(transfer_syntax_uid) else "(not a UID)"
         raise Refused(
@@ -199,6 +205,17 @@ def _refuse_sop_class(dataset: Dataset, intake: IntakeSettings) -> None:
             f" Set the Modality in the sending system, or list {sop_class} in intake.extra_sop_classes "
             "to take every Secondary Capture.",
         )
+
+
+def _refuse_unknown_character_set(dataset: Dataset) -> None:
+    """Results carry the patient's name as it came, so it must be certain how to read it."""
+    value = dataset.get("SpecificCharacterSet")
+    for term in value if isinstance(value, MultiValue | list) else [value]:
+        spelt = str(term or "").strip()
+        for pattern, prefix in _MISSPELT_CHARACTER_SETS:
+            spelt = pattern.sub(prefix, spelt)
+        if spelt not in python_encoding:
+            raise _invalid("Specific Character Set", None, f"{_shown(spelt)} is none of PS3.3 C.12.1.1.2")
 
 
 def _refuse_colour(dataset: Dataset) -> bool:

@@ -18,38 +18,43 @@ from dicom_gam.records import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_EOI, _SOS = 0xD9, 0xDA
+_EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _NO_SEGMENT = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length, none of which belongs between segments
 # What ends a scan. In JPEG a data byte FF is followed by 00 (ISO 10918-1 B.1.1.5), in JPEG-LS by a byte below 80
 # (ISO 14495-1 A.1); restart markers D0-D7 and fill bytes FF go on.
 _JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_LS_SCAN_END = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _PADDING = b"\x00\xff"  # both are seen after the end marker, to make the length even
 
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """What the stream says of its samples: bits, and whether it keeps a sign itself."""
+    """What the stream says of its samples: bits, and whether it keeps a sign itself.
+
+    `scan_end` is where the entropy-coded data of a JPEG stream end.
+    """
 
     precision: int
     signed: bool = False
+    scan_end: int = 0
 
 
 def check_jpeg_baseline(stream: bytes, layout: PixelLayout) -> Codestream:
     """Check one JPEG process 1 image (ISO 10918-1). Raises Refused."""
-    return _check_jpeg(stream, layout, _JPEG_SCAN_END, {0xC0: range(8, 9)}, _sequential_scan)
+    return _check_jpeg(stream, layout, _JPEG_SCAN_END, {0xC0: range(8, 9)}, _sequential_scan, _blocks(layout))
 
 
 def check_jpeg_extended(stream: bytes, layout: PixelLayout) -> Codestream:
     """Check one JPEG process 2 or 4 image (ISO 10918-1). Raises Refused."""
     frames = {0xC0: range(8, 9), 0xC1: range(8, 13)}
-    return _check_jpeg(stream, layout, _JPEG_SCAN_END, frames, _sequential_scan)
+    return _check_jpeg(stream, layout, _JPEG_SCAN_END, frames, _sequential_scan, _blocks(layout))
 
 
 def check_jpeg_lossless(stream: bytes, layout: PixelLayout) -> Codestream:
     """Check one JPEG process 14 image (ISO 10918-1 annex H). Raises Refused."""
-    return _check_jpeg(stream, layout, _JPEG_SCAN_END, {0xC3: range(2, 17)}, _lossless_scan)
+    return _check_jpeg(stream, layout, _JPEG_SCAN_END, {0xC3: range(2, 17)}, _lossless_scan, layout.pixels)
 
 
 def check_jpeg_ls(stream: bytes, layout: PixelLayout) -> Codestream:
@@ -120,10 +125,13 @@ def _check_jpeg(
     scan_end: re.Pattern[bytes],
     frames: dict[int, range],
     check_scan: Callable[[int, int, int], bool],
+    units: int | None = None,
 ) -> Codestream:
+    """Check a stream of one frame and one scan. `units`: how many a restart interval counts, None for JPEG-LS."""
     frame: Codestream | None = None
-    scans = 0
-    for marker, segment in _segments(stream, scan_end):
+    scan: tuple[int, int] | None = None
+    interval = 0
+    for marker, segment, end in _segments(stream, scan_end):
         if marker in _START_OF_FRAME:
             if frame is not None or marker not in frames or len(segment) < 6:
                 raise undecodable(f"have a frame header (FF{marker:02X}) that their transfer syntax does not have")
@@ -133,13 +141,33 @@ def _check_jpeg(
             _check_size(rows, columns, layout)
             _check_precision(precision, frames[marker], layout)
             frame = Codestream(precision)
+        elif marker == _DRI and len(segment) == 2 and scan is None:
+            (interval,) = struct.unpack(">H", segment)
         elif marker == _SOS:
-            scans += 1
-            if frame is None or scans > 1 or len(segment) != 6 or segment[0] != 1 or not check_scan(*segment[3:6]):
+            if frame is None or scan or len(segment) != 6 or segment[0] != 1 or not check_scan(*segment[3:6]):
                 raise undecodable("have a malformed scan header, and what it means is not guessed")
-    if frame is None or scans != 1:
+            scan = end
+    if frame is None or scan is None:
         raise undecodable("hold no image between their start and end marker")
-    return frame
+    if units is not None:
+        _check_restarts(stream, scan, interval, units)
+    return Codestream(frame.precision, scan_end=scan[1])
+
+
+def _check_restarts(stream: bytes, scan: tuple[int, int], interval: int, units: int) -> None:
+    """Every restart marker must be there, in its order: over a missing one decoders go on, with the rest displaced."""
+    expected = -(-units // interval) - 1 if interval else 0
+    found = 0
+    for match in _RESTART.finditer(stream, *scan):
+        if match[1][0] != 0xD0 + found % 8:
+            raise undecodable("have a restart marker out of its order, so a part is missing or doubled")
+        found += 1
+    if found != expected:
+        raise truncated(f"{found} of {expected} restart markers are there")
+
+
+def _blocks(layout: PixelLayout) -> int:
+    return -(-layout.rows // 8) * -(-layout.columns // 8)
 
 
 def _sequential_scan(spectral_start: int, spectral_end: int, approximation: int) -> bool:
@@ -154,8 +182,11 @@ def _jpeg_ls_scan(_near: int, interleave: int, point_transform: int) -> bool:
     return (interleave, point_transform) == (0, 0)
 
 
-def _segments(stream: bytes, scan_end: re.Pattern[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to the end marker, behind which there may only be padding."""
+def _segments(stream: bytes, scan_end: re.Pattern[bytes]) -> Iterator[tuple[int, bytes, tuple[int, int]]]:
+    """Marker and content of each segment up to the end marker, behind which there may only be padding.
+
+    Third, for a scan header: where the entropy-coded data begin and end.
+    """
     if not stream.startswith(b"\xff\xd8"):
         raise undecodable("are not a JPEG stream (no SOI marker)")
     position = 2
@@ -180,12 +211,13 @@ def _segments(stream: bytes, scan_end: re.Pattern[bytes]) -> Iterator[tuple[int,
         position += length
         if length < 2 or position > len(stream):
             raise truncated("a marker segment is not complete")
-        yield marker, segment
+        begin = position
         if marker == _SOS:
             end = scan_end.search(stream, position)
             if end is None:
                 raise truncated("there is no end marker")
             position = end.start()
+        yield marker, segment, (begin, position)
 
 
 def _tiles(stream: bytes) -> Iterator[int]:

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from blake3 import blake3
 
 from dicom_gam.dicom.acceptance import PixelLayout, Refused, read_layout, refuse_unaccepted
 from dicom_gam.dicom.display import display
 from dicom_gam.dicom.identity import LOOK_BYTES, Identity, is_uid, look
-from dicom_gam.dicom.part10 import HEADER_LIMIT, inflate_pixels, no_pixels, read_meta, read_part10
+from dicom_gam.dicom.part10 import (
+    HEADER_LIMIT,
+    Part10,
+    encoded_header,
+    inflate_pixels,
+    no_pixels,
+    read_meta,
+    read_part10,
+)
 from dicom_gam.dicom.stored_pixels import pixel_digest, read_stored_pixels
 from dicom_gam.errors import StorageError
-from dicom_gam.records import Radiograph, Reason, ReceivedInstance, Rejection
+from dicom_gam.records import Decision, Decoded, Radiograph, Reason, ReceivedInstance, Rejection
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pydicom.dataset import FileMetaDataset
+    from pydicom.dataset import Dataset, FileMetaDataset
 
-    from dicom_gam.config import IntakeSettings
+    from dicom_gam.config import IntakeSettings, Settings
+    from dicom_gam.records import Task
+
+# What is to be done with an instance, by its header; the text is the bundle that was asked for, or empty.
+Decide = Callable[["Dataset", ReceivedInstance, str], Decision]
 
 _META_LIMIT = 1024**2  # file meta information is well below a kilobyte
 _WIDEST_PIXEL = 2  # bytes
@@ -33,7 +48,7 @@ def read_instance(
         with path.open("rb") as file:
             head = file.read(_META_LIMIT + LOOK_BYTES)
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, cast("Any", blake3)).hexdigest()
             size = os.fstat(file.fileno()).st_size
         meta, start = read_meta(head)
     except OSError as error:
@@ -60,19 +75,59 @@ def decode_radiograph(instance: ReceivedInstance, intake: IntakeSettings) -> Rad
     Raises StorageError when our own disk can't give the file: that says nothing about the image, so try again later.
     """
     try:
-        return _decode(instance, intake)
+        file = _read_bounded(instance.path, intake)
+        part10 = read_part10(file)
+        refuse_unaccepted(part10.dataset, part10.transfer_syntax_uid, intake)
+        return _radiograph(instance, file, part10, intake)
     except OSError as error:
-        msg = f"a received file can't be read ({error.strerror}): check the disk and the storage folder's permissions"
-        raise StorageError(msg) from error
+        raise _disk_failed(error) from error
     except Refused as refused:
         return refused.rejection
 
 
-def _decode(instance: ReceivedInstance, intake: IntakeSettings) -> Radiograph:
-    file = _read_bounded(instance.path, HEADER_LIMIT + _WIDEST_PIXEL * intake.maximum_pixels)
-    part10 = read_part10(file)
+def decode_task(task: Task, settings: Settings, decide: Decide) -> Decoded:
+    """Decide by the header what is wanted of a received file and, unless it is skipped, decode it.
+
+    Raises StorageError when our own disk can't give the very bytes that were received: not the image's fault.
+    """
+    return decode_with_header(task.instance, task.bundle, settings, decide)[0]
+
+
+def decode_with_header(
+    instance: ReceivedInstance, bundle: str, settings: Settings, decide: Decide
+) -> tuple[Decoded, bytes]:
+    """As `decode_task`; and the radiograph's encoded header, empty when there is no radiograph."""
+    decision = Decision()
+    try:
+        file = _read_bounded(instance.path, settings.intake)
+        _check_digest(file, instance)
+        part10 = read_part10(file)
+        unaccepted = _unaccepted(part10, settings.intake)
+        if unaccepted is not None and unaccepted.rejection.reason is Reason.OWN_RESULT:
+            raise unaccepted  # before any rule: results must never go round in a loop
+        decision = decide(part10.dataset, instance, bundle)
+        if decision.skipped is not None:
+            return Decoded(decision, None), b""
+        if unaccepted is not None:
+            raise unaccepted
+        radiograph = _radiograph(instance, file, part10, settings.intake)
+    except OSError as error:
+        raise _disk_failed(error) from error
+    except Refused as refused:
+        return Decoded(decision, refused.rejection), b""
+    return Decoded(decision, radiograph), encoded_header(file, part10)
+
+
+def _unaccepted(part10: Part10, intake: IntakeSettings) -> Refused | None:
+    try:
+        refuse_unaccepted(part10.dataset, part10.transfer_syntax_uid, intake)
+    except Refused as refused:
+        return refused
+    return None
+
+
+def _radiograph(instance: ReceivedInstance, file: bytes, part10: Part10, intake: IntakeSettings) -> Radiograph:
     dataset = part10.dataset
-    refuse_unaccepted(dataset, part10.transfer_syntax_uid, intake)
     if dataset.SOPInstanceUID != instance.sop_instance_uid:
         raise Refused(
             Reason.INVALID_ATTRIBUTES,
@@ -86,7 +141,23 @@ def _decode(instance: ReceivedInstance, intake: IntakeSettings) -> Radiograph:
     return Radiograph(instance, dataset, display(stored, dataset, layout), pixel_digest(stored))
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
+def _check_digest(file: bytes, instance: ReceivedInstance) -> None:
+    if instance.digest and blake3(file).hexdigest() != instance.digest:
+        msg = (
+            f"the received file of {instance.sop_instance_uid} has changed on our own disk since it came, so it is not"
+            " used: check the disk and its file system, and have the image sent again"
+        )
+        raise StorageError(msg)
+
+
+def _disk_failed(error: OSError) -> StorageError:
+    return StorageError(
+        f"a received file can't be read ({error.strerror}): check the disk and the storage folder's permissions"
+    )
+
+
+def _read_bounded(path: Path, intake: IntakeSettings) -> bytes:
+    limit = HEADER_LIMIT + _WIDEST_PIXEL * intake.maximum_pixels
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:

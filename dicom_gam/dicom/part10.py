@@ -39,6 +39,7 @@ PYDICOM_ERRORS = (
     EOFError,
     LookupError,
     NotImplementedError,
+    OSError,  # "no tag to read": a sequence that is cut short
     OverflowError,
     RecursionError,
     TypeError,
@@ -48,6 +49,7 @@ PYDICOM_ERRORS = (
 HEADER_LIMIT = 64 * 1024**2  # a data set with more than this before its pixels is no radiograph
 _DATASET_START = 132
 _MAXIMUM_NESTING = 16  # the deepest sequences of the image classes have 5 levels
+_MAXIMUM_ELEMENTS = 100_000  # a radiograph has a few hundred; each takes 400 times the memory of its shortest coding
 _PIXEL_DATA = 0x7FE00010
 _PIXEL_TAGS = frozenset({_PIXEL_DATA, 0x7FE00008, 0x7FE00009})  # and Float, Double Float
 _LOCK = threading.RLock()
@@ -105,23 +107,27 @@ def read_part10(file: bytes) -> Part10:
     if syntax == DeflatedExplicitVRLittleEndian:
         file, finished = _inflate(file[start:], HEADER_LIMIT)
         start = 0
-    stream = BytesIO(file)
-    stream.seek(start)
-    try:
-        with _quiet_pydicom():
-            dataset = read_dataset(
-                stream, syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian, stop_when=_at_pixels
-            )
-            offset = stream.tell()
-            dataset.file_meta = meta
-            _settle(dataset)
-    except PYDICOM_ERRORS as error:
-        raise _unreadable("The data set", error) from error
+    dataset, offset = _read_dataset(file, start, meta)
     if len(file) - offset >= 8:
         return Part10(dataset, syntax, file, offset, finished)
     if not finished:
         raise _inflates_too_far()
     return Part10(dataset, syntax, file, None, finished)
+
+
+def encoded_header(file: bytes, part10: Part10) -> bytes:
+    """The file's bytes up to its pixels, the data set inflated: what `read_header` makes the same data set of."""
+    content = part10.content[: part10.pixel_offset]
+    if part10.transfer_syntax_uid != DeflatedExplicitVRLittleEndian:
+        return content
+    _, start = read_meta(file)
+    return file[:start] + content
+
+
+def read_header(encoded: bytes) -> Dataset:
+    """Read what `encoded_header` gave. Raises Refused (UNREADABLE) for anything else."""
+    meta, start = read_meta(encoded)
+    return _read_dataset(encoded, start, meta)[0]
 
 
 def inflate_pixels(file: bytes, part10: Part10, length: int) -> Part10:
@@ -227,12 +233,34 @@ def _inflate(deflated: bytes, limit: int) -> tuple[bytes, bool]:
     return content, inflater.eof
 
 
+def _read_dataset(content: bytes, start: int, meta: FileMetaDataset) -> tuple[Dataset, int]:
+    """The data set up to its pixels, and where it ends. Raises Refused (UNREADABLE)."""
+    syntax = str(meta.TransferSyntaxUID)
+    stream = BytesIO(content)
+    stream.seek(start)
+    try:
+        with _quiet_pydicom():
+            dataset = read_dataset(
+                stream, syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian, stop_when=_at_pixels
+            )
+            offset = stream.tell()
+            dataset.file_meta = meta
+            _settle(dataset)
+    except PYDICOM_ERRORS as error:
+        raise _unreadable("The data set", error) from error
+    return dataset, offset
+
+
 def _settle(dataset: Dataset) -> None:
     """Convert every element now and drop those that can't be, so that no later access raises or warns."""
     level = [dataset]
+    count = 0
     for depth in range(_MAXIMUM_NESTING + 1):
         deeper: list[Dataset] = []
         for item in level:
+            count += len(item)
+            if count > _MAXIMUM_ELEMENTS:
+                raise _too_many_elements()
             for tag in list(item.keys()):
                 try:
                     value = item[tag].value
@@ -241,10 +269,17 @@ def _settle(dataset: Dataset) -> None:
                     continue
                 if isinstance(value, Sequence):
                     if depth == _MAXIMUM_NESTING:
-                        del item[tag]
-                    else:
-                        deeper.extend(value)
+                        raise _nested_too_deep()
+                    deeper.extend(value)
         level = deeper
+
+
+def _nested_too_deep() -> Refused:
+    return Refused(
+        Reason.UNREADABLE,
+        f"The data set: has sequences within each other, more than {_MAXIMUM_NESTING} deep, which no radiograph needs. "
+        "Have the sending system write the object correctly.",
+    )
 
 
 @contextmanager
@@ -273,6 +308,14 @@ def _unreadable(thing: str, error: Exception) -> Refused:
     return Refused(
         Reason.UNREADABLE,
         f"{thing} can't be read ({type(error).__name__}), the file is damaged. Send it again from its source.",
+    )
+
+
+def _too_many_elements() -> Refused:
+    return Refused(
+        Reason.TOO_COSTLY,
+        f"The data set: has more than {_MAXIMUM_ELEMENTS} elements, where a radiograph has a few hundred. "
+        "Check the sending system, which must not put other data into the image's header.",
     )
 
 

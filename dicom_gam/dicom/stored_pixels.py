@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # Everything the three libraries raise for a stream that they refuse (imagecodecs' own errors are RuntimeErrors).
 DECODER_ERRORS = (RuntimeError, ValueError, TypeError, OverflowError)
+_BITS_BEHIND = b"\xaa" * 64  # libjpeg fills up with zeros; these begin with a one, and look like no marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class _Codec:
     """
 
     check: Callable[[bytes, PixelLayout], Codestream]
-    decode: Callable[[bytes, PixelLayout], NDArray[Any]]
+    decode: Callable[[bytes, PixelLayout, Codestream], NDArray[Any]]
     lossy: bool = False
     keeps_sign: bool = False
 
@@ -61,7 +62,7 @@ def read_stored_pixels(part10: Part10, layout: PixelLayout) -> NDArray[Any]:
     stream = b"".join(fragments)
     info = codec.check(stream, layout)
     try:
-        decoded = codec.decode(stream, layout)
+        decoded = codec.decode(stream, layout, info)
     except DECODER_ERRORS as error:
         raise undecodable(f"are refused by the decoder ({type(error).__name__})") from error
     size = 1 if info.precision <= 8 else 2
@@ -120,19 +121,29 @@ def _masked(codes: NDArray[Any], width: int, layout: PixelLayout) -> NDArray[Any
     return np.bitwise_and(wide, (1 << width) - 1) if unused else wide
 
 
-def _with_libjpeg_turbo(stream: bytes, _layout: PixelLayout) -> NDArray[Any]:
-    return jpeg8_decode(stream)
+def _with_libjpeg_turbo(stream: bytes, _layout: PixelLayout, info: Codestream) -> NDArray[Any]:
+    """Decode twice, the second time with bits behind the last one: a whole stream doesn't need them.
+
+    libjpeg only warns where data end before the last pixel, and makes up the rest; the warning doesn't reach us.
+    """
+    end = info.scan_end
+    while stream[end - 1] == 0xFF:  # fill bytes belong to the end marker
+        end -= 1
+    pixels: NDArray[Any] = jpeg8_decode(stream)
+    if not np.array_equal(pixels, jpeg8_decode(stream[:end] + _BITS_BEHIND + stream[end:])):
+        raise truncated("the coded data end before the last pixel")
+    return pixels
 
 
-def _with_charls(stream: bytes, _layout: PixelLayout) -> NDArray[Any]:
+def _with_charls(stream: bytes, _layout: PixelLayout, _info: Codestream) -> NDArray[Any]:
     return jpegls_decode(stream)
 
 
-def _with_openjpeg(stream: bytes, _layout: PixelLayout) -> NDArray[Any]:
+def _with_openjpeg(stream: bytes, _layout: PixelLayout, _info: Codestream) -> NDArray[Any]:
     return jpeg2k_decode(stream)
 
 
-def _with_own_rle(stream: bytes, layout: PixelLayout) -> NDArray[Any]:
+def _with_own_rle(stream: bytes, layout: PixelLayout, _info: Codestream) -> NDArray[Any]:
     """PS3.5 annex G: a segment for each byte of a pixel, the most significant first."""
     size = layout.bits_allocated // 8
     bounds = [*struct.unpack_from(f"<{size}I", stream, 4), len(stream)]

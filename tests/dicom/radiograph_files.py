@@ -3,10 +3,12 @@
 import base64
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pydicom.uid as uids
+from imagecodecs import htj2k_encode
 from jpeg_ls import encode_array as encode_jpeg_ls
 from openjpeg.utils import encode_array as encode_jpeg_2000
 from pydicom import dcmread
@@ -130,6 +132,24 @@ def with_frame(path: Path, stream: bytes) -> Path:
     return path
 
 
+def deflated(path: Path, content: bytes) -> Path:
+    """A Part 10 file whose deflated data set inflates to `content`."""
+    write(path, standard_pixels(), uids.DeflatedExplicitVRLittleEndian)
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    path.write_bytes(path.read_bytes()[: data_set_start(path)] + deflater.compress(content) + deflater.flush())
+    return path
+
+
+def data_set_start(path: Path) -> int:
+    """Where the file meta information ends."""
+    return 144 + int.from_bytes(path.read_bytes()[140:144], "little")
+
+
+def inflated(path: Path) -> bytes:
+    """The data set of an explicit little endian file."""
+    return path.read_bytes()[data_set_start(path) :]
+
+
 def decode(path: Path, intake: IntakeSettings = INTAKE) -> Radiograph | Rejection:
     """The whole way of one file."""
     instance = read_instance(path)
@@ -171,8 +191,9 @@ def _encode(stored: np.ndarray, syntax: str) -> bytes:
         return bytes(encode_jpeg_ls(stored, lossy_error=2 if syntax == uids.JPEGLSNearLossless else 0))
     if syntax in (uids.JPEG2000Lossless, uids.JPEG2000):
         return bytes(encode_jpeg_2000(stored, photometric_interpretation=2, use_mct=False))
-    assert np.array_equal(stored, standard_pixels()), "there is but one HTJ2K stream"
-    return HTJ2K_STREAM
+    if np.array_equal(stored, standard_pixels()):
+        return HTJ2K_STREAM
+    return bytes(htj2k_encode(stored))  # OpenJPH, reversible
 
 
 def _run(program: str, *arguments: str) -> None:

@@ -297,12 +297,23 @@ def test_elements_that_can_not_be_read_are_left_out_and_break_nothing(tmp_path):
     assert result.dataset.Modality == "CR"
 
 
-@pytest.mark.parametrize("charset", ["ISO_IR 999", "nonsense", "ISO 2022 IR 87"])
-def test_a_wrong_character_set_does_not_break_the_image(tmp_path, charset):
+@pytest.mark.parametrize("charset", ["ISO 2022 IR 87", "ISO-IR 100", "ISO IR 192", "\\ISO 2022-IR 87", ""])
+def test_a_character_set_that_fits_badly_or_is_misspelt_does_not_break_the_image(tmp_path, charset):
+    assert isinstance(decode(with_character_set(tmp_path, charset)), Radiograph)
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 999", "nonsense", "utf-8", "ISO_IR 100\\latin_1"])
+def test_an_image_in_an_unknown_character_set_is_refused_as_its_patient_can_not_be_named(tmp_path, charset):
+    refused = decode(with_character_set(tmp_path, charset))
+    assert refused.reason is Reason.INVALID_ATTRIBUTES
+    assert "Specific Character Set" in refused.message
+
+
+def with_character_set(tmp_path, charset):
     path = file(tmp_path, SpecificCharacterSet="ISO_IR 100", PatientName="M\u00fcller^Otto")
     content = path.read_bytes()
     old = b"CS\x0a\x00ISO_IR 100"
     assert old in content
     value = charset.encode() + b" " * (len(charset) % 2)
     path.write_bytes(content.replace(old, b"CS" + len(value).to_bytes(2, "little") + value))
-    assert isinstance(decode(path), Radiograph)
+    return path

@@ -1,14 +1,19 @@
 """Every transfer syntax gives the right pixels or a refusal, and damage is always a refusal."""
 
 import hashlib
+import re
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pydicom.uid as uids
 import pytest
+from blake3 import blake3
+from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
 
 from dicom_gam.config import IntakeSettings
 from dicom_gam.dicom.acceptance import ACCEPTED_TRANSFER_SYNTAXES, NATIVE_TRANSFER_SYNTAXES
@@ -32,6 +37,7 @@ from tests.dicom.radiograph_files import (
 )
 
 DAMAGED = {Reason.TRUNCATED_PIXELS, Reason.UNDECODABLE_PIXELS}
+JPEG_2000 = (uids.JPEG2000Lossless, uids.JPEG2000, uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL, uids.HTJ2K)
 JPEG = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLossless, uids.JPEGLosslessSV1)
 WINDOW = {"WindowCenter": 2047.5, "WindowWidth": 4095, "VOILUTFunction": "LINEAR_EXACT"}
 LOSSLESS = [syntax for syntax in (*NATIVE, *COMPRESSED) if syntax not in LOSSY]
@@ -173,6 +179,40 @@ def test_a_file_cut_short_within_its_pixels_never_gives_pixels(tmp_path, syntax,
     assert reason_of(path) in DAMAGED
 
 
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("syntax", NATIVE, ids=name)
+def test_uncompressed_pixels_cut_short_inside_a_whole_file_never_give_pixels(tmp_path, syntax, part):
+    dataset = header(standard_pixels())
+    kept = int(part * standard_pixels().nbytes) // 2 * 2
+    dataset.PixelData = standard_pixels().tobytes()[:kept]
+    dataset["PixelData"].VR = "OW"
+    assert reason_of(save(tmp_path / "a", dataset, syntax)) is Reason.TRUNCATED_PIXELS
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("syntax", COMPRESSED, ids=name)
+def test_a_frame_cut_short_whose_end_marker_was_put_back_never_gives_pixels(tmp_path, syntax, part):
+    path = written(tmp_path, syntax)
+    stream = frame_of(path).rstrip(b"\0")
+    kept = int(part * (len(stream) - 2))
+    cut = bytearray(stream[:kept] + (b"" if syntax == uids.RLELossless else b"\xff\xd9"))
+    tile_part = cut.find(b"\xff\x90\x00\x0a")  # JPEG 2000: with its length put right
+    if syntax in JPEG_2000 and tile_part > 0:
+        cut[tile_part + 6 : tile_part + 10] = (kept - tile_part).to_bytes(4, "big")
+    with_frame(path, bytes(cut))
+    assert reason_of(path) in DAMAGED
+
+
+@pytest.mark.parametrize("syntax", JPEG, ids=name)
+def test_a_jpeg_frame_that_lost_a_piece_of_its_middle_never_gives_pixels(tmp_path, syntax):
+    path = written(tmp_path, syntax)
+    stream = frame_of(path).rstrip(b"\0")
+    data = stream.find(b"\xff\xda") + 10
+    middle = (data + len(stream)) // 2
+    with_frame(path, stream[:middle] + stream[middle + (len(stream) - data) // 4 :])
+    assert reason_of(path) in DAMAGED
+
+
 @pytest.mark.parametrize("missing", [1, 2, 3, 4, 8, 9])
 @pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED], ids=name)
 def test_a_file_that_lacks_its_last_bytes_never_gives_pixels(tmp_path, syntax, missing):
@@ -267,6 +307,45 @@ def test_a_jpeg_stream_that_goes_on_after_its_end_is_refused(tmp_path, syntax):
     assert reason_of(path) is Reason.UNDECODABLE_PIXELS
 
 
+RESTART_MARKERS = [bytes((0xFF, 0xD0 + number % 8)) for number in range(40)]
+
+
+def with_restart_intervals(path: Path) -> Path:
+    """A JPEG Baseline image of 320 x 8 pixels in 40 restart intervals, by libjpeg."""
+    image = Image.fromarray(np.arange(320 * 8, dtype=np.uint16).reshape(320, 8).astype(np.uint8))
+    coded = BytesIO()
+    image.save(coded, "jpeg", restart_marker_blocks=1)
+    dataset = header(np.asarray(image))
+    dataset.PixelData = encapsulate([coded.getvalue()])
+    dataset["PixelData"].VR = "OB"
+    return save(path, dataset, uids.JPEGBaseline8Bit)
+
+
+def test_a_jpeg_image_in_restart_intervals_is_decoded(tmp_path):
+    path = with_restart_intervals(tmp_path / "a")
+    assert all(marker in frame_of(path) for marker in RESTART_MARKERS)
+    assert isinstance(decode(path), Radiograph)
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 4), (3, 11), (0, 16), (30, 38)])
+def test_a_jpeg_image_that_lacks_restart_intervals_never_gives_pixels(tmp_path, first, last):
+    # eight of them, or any multiple, leave the markers in their order: then it is their number that tells
+    path = with_restart_intervals(tmp_path / "a")
+    intervals = re.split(rb"(?=\xff[\xd0-\xd7])", frame_of(path))
+    assert len(intervals) == 40
+    with_frame(path, b"".join(intervals[: first + 1] + intervals[last + 1 :]))
+    assert reason_of(path) in DAMAGED
+
+
+def test_a_jpeg_image_with_restart_markers_that_its_header_does_not_announce_is_refused(tmp_path):
+    path = written(tmp_path, uids.JPEGLosslessSV1)
+    stream = frame_of(path)
+    middle = stream.rfind(b"\xff\xd9") - 20
+    assert 0xFF not in stream[middle - 1 : middle + 1]
+    with_frame(path, stream[:middle] + b"\xff\xd0" + stream[middle:])
+    assert reason_of(path) in DAMAGED
+
+
 @pytest.mark.parametrize("padding", [b"\0", b"\xff", b"\0\0\0\0"])
 @pytest.mark.parametrize("syntax", [s for s in COMPRESSED if s != uids.RLELossless], ids=name)
 def test_padding_after_the_end_marker_is_harmless(tmp_path, syntax, padding):
@@ -341,7 +420,7 @@ def test_an_instance_says_who_it_is_and_what_its_bytes_are(tmp_path, syntax):
         sop_class_uid=uids.ComputedRadiographyImageStorage,
         sop_instance_uid="1.2.826.0.1.3",
         transfer_syntax_uid=syntax,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        digest=blake3(path.read_bytes()).hexdigest(),
         size_bytes=path.stat().st_size,
         calling_ae_title="CT1",
         called_ae_title="NODE",

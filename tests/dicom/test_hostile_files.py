@@ -1,7 +1,6 @@
 """Files made to do harm, and files that are none: always a refusal, never an exception, never much memory."""
 
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,9 @@ from tests.dicom.radiograph_files import (
     INTAKE,
     NATIVE,
     decode,
+    deflated,
     frame_of,
+    inflated,
     reason_of,
     standard_pixels,
     with_frame,
@@ -31,22 +32,6 @@ def written(folder: Path, syntax: str, **attributes) -> Path:
 
 
 # ---------------------------------------------------------------- bombs and files that are none
-
-
-def deflated(path: Path, content: bytes) -> Path:
-    """A Part 10 file whose deflated data set inflates to `content`."""
-    write(path, standard_pixels(), uids.DeflatedExplicitVRLittleEndian)
-    file = path.read_bytes()
-    meta_end = 144 + int.from_bytes(file[140:144], "little")
-    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    path.write_bytes(file[:meta_end] + deflater.compress(content) + deflater.flush())
-    return path
-
-
-def inflated(path: Path) -> bytes:
-    """The data set of an explicit little endian file."""
-    file = path.read_bytes()
-    return file[144 + int.from_bytes(file[140:144], "little") :]
 
 
 def test_a_deflate_bomb_of_pixels_is_refused(tmp_path):
