@@ -18,13 +18,21 @@ from rich.text import Text
 from dicom_gam.bundle.bundle import load_bundle, select_device
 from dicom_gam.config import Settings, load_settings
 from dicom_gam.dicom.decode import read_instance
+from dicom_gam.dicom.decoder_pool import DecoderPool
 from dicom_gam.dicom.secondary_capture import overlay_png
 from dicom_gam.errors import ConfigError
 from dicom_gam.pipeline import Pipeline
-from dicom_gam.records import AIResult, Rejection
+from dicom_gam.records import AIResult, Rejection, Task
 from dicom_gam.service.summary import result_summary
 
-COLOURS = {"PASS": "green", "FAIL": "red", "REJECT": "yellow", "UNUSABLE": "magenta", "ERROR": "magenta"}
+COLOURS = {
+    "PASS": "green",
+    "FAIL": "red",
+    "REJECT": "yellow",
+    "UNUSABLE": "magenta",
+    "SKIPPED": "cyan",
+    "ERROR": "magenta",
+}
 EXIT_FAILED, EXIT_REJECTED, EXIT_UNUSABLE = 10, 11, 12
 
 
@@ -43,28 +51,31 @@ def run(
     inputs: Annotated[list[Path], typer.Argument(help="DICOM files, or folders that are searched for them.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for reports and overlays.")] = None,
     config: Annotated[Path | None, typer.Option(help="A node.toml; its defaults otherwise.")] = None,
-    bundle: Annotated[str | None, typer.Option(help="Another bundle than the configuration's.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="Another bundle than the configuration and its rules say.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Classify and verify DICOM files; write a report (SR) and an overlay (SC and PNG) for each into the output folder.
 
+    The configuration's rules are asked first; a file has no sender, so a rule about AE titles does not match.
     Exit status: 0 every image passed; 10 at least one FAIL; 11 at least one REJECT; 12 at least one file was
-    unusable or could not be processed (the highest of these); 2 wrong use.
+    unusable, skipped by the rules, or could not be processed (the highest of these); 2 wrong use.
     """
-    settings = load_settings(config) if config else Settings()
-    processing = settings.processing
-    pipeline = Pipeline(load_bundle(bundle or processing.bundle, select_device(processing.device)), settings)
+    settings = _with_bundle(load_settings(config) if config else Settings(), bundle)
+    device = select_device(settings.processing.device)
+    bundles = {name: load_bundle(name, device) for name in settings.bundles}
     paths = list(_files(inputs))
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     outcomes: list[FileOutcome] = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("verifying", total=len(paths))
-        for start in range(0, len(paths), processing.batch_size):
-            batch = paths[start : start + processing.batch_size]
+    batch_size = settings.processing.batch_size
+    with DecoderPool(settings) as decode, Progress(console=console, transient=True) as progress:
+        pipeline = Pipeline(bundles, settings, decode)
+        shown = progress.add_task("verifying", total=len(paths))
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
             outcomes += _process(pipeline, batch, output, start)
-            progress.advance(task, len(batch))
+            progress.advance(shown, len(batch))
     details = json.dumps([item.details for item in outcomes], indent=2)
     if as_json:
         typer.echo(details)
@@ -92,6 +103,8 @@ def describe(result: AIResult) -> tuple[str, str]:
     """The finding and the reason of a result in a few words; no finding unless it passed."""
     if result.error is not None:
         return "-", result.error
+    if result.skipped is not None:
+        return "-", result.skipped
     if result.rejection is not None:
         return "-", f"{result.rejection.reason.value}: {result.rejection.message}"
     if result.prediction is None or result.verification is None:
@@ -102,10 +115,19 @@ def describe(result: AIResult) -> tuple[str, str]:
     return finding, "; ".join(result.verification.notes) or "all checks passed"
 
 
+def _with_bundle(settings: Settings, bundle: str | None) -> Settings:
+    """The settings, with `bundle` for every image."""
+    if bundle is None:
+        return settings
+    processing = settings.processing.model_copy(update={"bundle": bundle})
+    rules = tuple(rule.model_copy(update={"bundle": None}) for rule in settings.rules)
+    return settings.model_copy(update={"processing": processing, "rules": rules})
+
+
 def _process(pipeline: Pipeline, paths: Sequence[Path], output: Path | None, first: int) -> list[FileOutcome]:
     read = [(path, read_instance(path)) for path in paths]
-    instances = [item for _, item in read if not isinstance(item, Rejection)]
-    results = iter(pipeline(instances, [datetime.now().astimezone()] * len(instances)))
+    now = datetime.now().astimezone()
+    results = iter(pipeline([Task(item, now) for _, item in read if not isinstance(item, Rejection)]))
     outcomes = []
     for number, (path, item) in enumerate(read, first + 1):
         if isinstance(item, Rejection):

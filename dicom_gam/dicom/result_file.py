@@ -10,17 +10,21 @@ from datetime import datetime, timedelta, timezone
 from pydicom import dcmwrite
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_gam import __version__
 from dicom_gam.config import OutputSettings
 from dicom_gam.dicom.acceptance import OWN_MODEL_NAME
 from dicom_gam.dicom.codes import PROCESSING_EQUIPMENT
+from dicom_gam.dicom.part10 import PYDICOM_ERRORS
 from dicom_gam.dicom.reference import PATIENT_AND_STUDY, copied
 from dicom_gam.dicom.uids import IMPLEMENTATION_CLASS_UID, instance_uid, series_uid
-from dicom_gam.records import BundleIdentity, CodedConcept, Verdict
+from dicom_gam.records import BundleIdentity, CodedConcept, ResultReference, Verdict
 
 IMPLEMENTATION_VERSION_NAME = f"DICOM_GAM_{__version__}"[:16]
+_SERIES_INSTANCE_UID = 0x0020000E
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +32,7 @@ class Origin:
     """What a result comes from. `reference` is the sanitised reference of the source image.
 
     `created` is written as local time; where the source states its offset from UTC an aware time is moved to it.
+    `predecessors` are the reports that the new one supersedes.
     """
 
     reference: Dataset
@@ -36,6 +41,7 @@ class Origin:
     settings_digest: str
     verdict: Verdict
     created: datetime
+    predecessors: tuple[ResultReference, ...] = ()
 
     def instance_uid(self, role: str) -> str:
         """The SOP Instance UID of the result that plays `role`."""
@@ -161,3 +167,16 @@ def result_file_bytes(result: Dataset) -> bytes:
     buffer = io.BytesIO()
     dcmwrite(buffer, result, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def series_of(content: bytes) -> str:
+    """The Series Instance UID of a result file, empty when it can't be told."""
+    try:
+        header = read_partial(io.BytesIO(content), stop_when=_after_series, specific_tags=[_SERIES_INSTANCE_UID])
+    except PYDICOM_ERRORS:
+        return ""
+    return str(header.get("SeriesInstanceUID", ""))
+
+
+def _after_series(tag: BaseTag, _representation: str | None, _length: int) -> bool:
+    return bool(tag > _SERIES_INSTANCE_UID)

@@ -22,6 +22,7 @@ from dicom_gam.records import (
     Prediction,
     Radiograph,
     ResultObject,
+    ResultReference,
     Verification,
 )
 
@@ -36,14 +37,17 @@ def encode_results(
     settings: OutputSettings,
     settings_digest: str,
     created: datetime,
+    predecessors: tuple[ResultReference, ...] = (),
 ) -> tuple[ResultObject, ...]:
     """Encode the report and the overlay, in that order. Equal arguments give equal bytes.
 
     `class_concepts` has the coded concept of every class but the garbage class. `created` is the job's time.
+    `predecessors` are the reports that the new one supersedes, and stand in it; images have no attribute for that, so
+    the new overlay is told from the old one by the report that points to it.
     Raises EncodingError when the source's study or series can't be told, or a class or measurement has no code.
     """
     reference = sanitised_reference(radiograph)
-    origin = Origin(reference, bundle, settings, settings_digest, verification.verdict, created)
+    origin = Origin(reference, bundle, settings, settings_digest, verification.verdict, created, predecessors)
     rgb = render_overlay(radiograph.pixels, prediction, verification, bundle, settings)
     summary = banner(prediction, verification, bundle).summary
     overlay = build_secondary_capture(origin, rgb, summary)

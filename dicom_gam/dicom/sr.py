@@ -15,7 +15,7 @@ from dicom_gam.dicom.acceptance import OWN_MODEL_NAME
 from dicom_gam.dicom.attended_region import attended_fraction, attended_outline
 from dicom_gam.dicom.result_file import Origin, new_result, reference_item
 from dicom_gam.dicom.uids import device_uid, tracking_uid
-from dicom_gam.records import Check, CheckName, CodedConcept, Measurement, Prediction, Verification
+from dicom_gam.records import Check, CheckName, CodedConcept, Measurement, Prediction, ResultReference, Verification
 
 SERIES_NUMBER = 9801
 SOP_CLASSES = {"comprehensive-3d": Comprehensive3DSRStorage, "comprehensive": ComprehensiveSRStorage}
@@ -46,7 +46,10 @@ def build_sr(
     report.ReferencedPerformedProcedureStepSequence = []
     report.PerformedProcedureCodeSequence = []
     report.CodingSchemeIdentificationSequence = [_coding_scheme()]
-    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(origin.reference, overlay)]
+    evidence = [_placed(origin.reference.StudyInstanceUID, image) for image in (origin.reference, overlay)]
+    report.CurrentRequestedProcedureEvidenceSequence = _hierarchy(evidence)
+    if origin.predecessors:  # Type 1C: present only where there are some (PS3.3 C.17.2)
+        report.PredecessorDocumentsSequence = _hierarchy(origin.predecessors)
     report.update(_Tree(origin, verification, overlay).root(prediction, class_concepts))
     return report
 
@@ -316,14 +319,27 @@ def _coding_scheme() -> Dataset:
     return item
 
 
-def _evidence(source: Dataset, overlay: Dataset) -> Dataset:
-    """The images that the tree refers to, by series (PS3.3 C.17.2.1): all in the one study."""
+def _placed(study_instance_uid: str, image: Dataset) -> ResultReference:
+    return ResultReference(study_instance_uid, image.SeriesInstanceUID, image.SOPClassUID, image.SOPInstanceUID)
+
+
+def _hierarchy(references: Sequence[ResultReference]) -> list[Dataset]:
+    """References by study and series (PS3.3 C.17.2.1, Hierarchical SOP Instance Reference Macro)."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for reference in references:
+        item = reference_item(reference.sop_class_uid, reference.sop_instance_uid)
+        study = studies.setdefault(reference.study_instance_uid, {})
+        study.setdefault(reference.series_instance_uid, []).append(item)
+    return [_study_item(study_instance_uid, series) for study_instance_uid, series in studies.items()]
+
+
+def _study_item(study_instance_uid: str, series: Mapping[str, list[Dataset]]) -> Dataset:
     study = Dataset()
     study.ReferencedSeriesSequence = []
-    for image in (source, overlay):
-        series = Dataset()
-        series.ReferencedSOPSequence = [reference_item(image.SOPClassUID, image.SOPInstanceUID)]
-        series.SeriesInstanceUID = image.SeriesInstanceUID
-        study.ReferencedSeriesSequence.append(series)
-    study.StudyInstanceUID = source.StudyInstanceUID
+    for series_instance_uid, items in series.items():
+        item = Dataset()
+        item.ReferencedSOPSequence = items
+        item.SeriesInstanceUID = series_instance_uid
+        study.ReferencedSeriesSequence.append(item)
+    study.StudyInstanceUID = study_instance_uid
     return study

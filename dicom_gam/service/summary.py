@@ -7,6 +7,8 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dicom_gam.dicom.result_file import series_of
+
 if TYPE_CHECKING:
     from dicom_gam.records import AIResult, Check, Measurement, Prediction, Verification
 
@@ -22,7 +24,7 @@ def result_summary(result: AIResult) -> dict[str, Any]:
             "sop_class_uid": result.instance.sop_class_uid,
             "sop_instance_uid": result.instance.sop_instance_uid,
             "study_instance_uid": result.study_instance_uid,
-            "file_sha256": result.instance.sha256,
+            "file_blake3": result.instance.digest,
             "pixel_sha256": result.radiograph_pixel_sha256,
         },
         "bundle": {"name": result.bundle.name, "version": result.bundle.version, "digest": result.bundle.digest},
@@ -30,6 +32,7 @@ def result_summary(result: AIResult) -> dict[str, Any]:
         "outputs": [
             {
                 "role": item.role,
+                "series_instance_uid": series_of(item.content),
                 "sop_class_uid": item.sop_class_uid,
                 "sop_instance_uid": item.sop_instance_uid,
                 "sha256": hashlib.sha256(item.content).hexdigest(),
@@ -38,6 +41,10 @@ def result_summary(result: AIResult) -> dict[str, Any]:
             for item in result.objects
         ],
     }
+    if result.rule:
+        summary["rule"] = result.rule
+    if result.skipped is not None:
+        summary["skipped"] = result.skipped
     if result.rejection is not None:
         summary["rejection"] = {"reason": result.rejection.reason.value, "message": result.rejection.message}
     if result.prediction is not None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,20 +11,27 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr._concepts_dict import concepts
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from dicom_gam.config import OutputSettings
 from dicom_gam.dicom import codes
 from dicom_gam.dicom.attended_region import attended_outline
+from dicom_gam.dicom.result_file import series_of
+from dicom_gam.dicom.results import encode_results
 from dicom_gam.errors import EncodingError
-from dicom_gam.records import BundleIdentity, CodedConcept, Measurement
+from dicom_gam.records import BundleIdentity, CodedConcept, Measurement, ResultObject, ResultReference
 from tests.dicom.example_results import (
     BUNDLE,
     CONCEPTS,
+    CREATED,
+    SETTINGS_DIGEST,
     blob,
     check,
     dx_source,
     encoded,
     measurement,
+    prediction,
+    radiograph,
     thorax,
     verification,
 )
@@ -370,3 +378,69 @@ def test_a_long_list_of_notes_is_kept_whole():
 
 def test_the_example_verification_is_what_the_tests_take_it_for():
     assert [c.passed for c in verification("FAIL").checks] == [True, False, True, True]
+
+
+STUDY = "1.2.826.0.1.3680043.10.999.1.1"  # that of `dx_source`
+EARLIER = (
+    ResultReference(STUDY, "2.25.11", Comprehensive3DSRStorage, "2.25.111"),
+    ResultReference(STUDY, "2.25.11", Comprehensive3DSRStorage, "2.25.112"),
+    ResultReference(STUDY, "2.25.12", ComprehensiveSRStorage, "2.25.121"),
+)
+
+
+def superseding(predecessors: tuple[ResultReference, ...], sr: str = "comprehensive-3d") -> tuple[ResultObject, ...]:
+    return encode_results(
+        radiograph(dx_source()),
+        prediction(),
+        verification(),
+        bundle=BUNDLE,
+        class_concepts=CONCEPTS,
+        settings=OutputSettings(overlay_long_side=256, sr=sr),
+        settings_digest=SETTINGS_DIGEST,
+        created=CREATED,
+        predecessors=predecessors,
+    )
+
+
+def test_a_report_names_the_reports_it_supersedes_by_study_and_series():
+    (study,) = dcmread(io.BytesIO(superseding(EARLIER)[0].content)).PredecessorDocumentsSequence
+    assert study.StudyInstanceUID == STUDY
+    assert [
+        (
+            series.SeriesInstanceUID,
+            [(i.ReferencedSOPClassUID, i.ReferencedSOPInstanceUID) for i in series.ReferencedSOPSequence],
+        )
+        for series in study.ReferencedSeriesSequence
+    ] == [
+        ("2.25.11", [(Comprehensive3DSRStorage, "2.25.111"), (Comprehensive3DSRStorage, "2.25.112")]),
+        ("2.25.12", [(ComprehensiveSRStorage, "2.25.121")]),
+    ]
+
+
+def test_a_first_report_has_no_predecessors_and_no_empty_sequence_that_says_so():
+    assert "PredecessorDocumentsSequence" not in report()
+    assert superseding(()) == encoded(dx_source())
+
+
+def test_predecessors_change_neither_the_overlay_nor_any_uid():
+    (first, overlay), (second, same) = superseding(()), superseding(EARLIER)
+    assert overlay.content == same.content
+    assert first.sop_instance_uid == second.sop_instance_uid
+    assert first.content != second.content
+
+
+@pytest.mark.parametrize("sr", ["comprehensive-3d", "comprehensive"])
+def test_a_report_with_predecessors_is_valid(sr, tmp_path):
+    file = tmp_path / "sr.dcm"
+    file.write_bytes(superseding(EARLIER, sr)[0].content)
+    said = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    lines = (said.stdout + said.stderr).splitlines()
+    assert [line for line in lines if line.startswith(("Error", "Warning")) and "99DGAM" not in line] == []
+    assert lines, "dciodvfy says at least what kind of object it looked at"
+
+
+def test_the_series_of_a_result_is_found_in_its_file_and_in_nothing_else():
+    sr, overlay = encoded(dx_source())
+    for item in (sr, overlay):
+        assert series_of(item.content) == dcmread(io.BytesIO(item.content)).SeriesInstanceUID
+    assert series_of(b"no DICOM") == series_of(b"") == ""
