@@ -14,21 +14,33 @@ import time
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
-from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
-from dicom_gam.config import Destination
 from dicom_gam.dicom.sender import echo, send
 from dicom_gam.dicom.statuses import explain, is_stored, status_of
 from dicom_gam.errors import AuditError, ConfigError, DeliveryError, StorageError
+from dicom_gam.sections import Destination
+from tests.dicom.self_signed import self_signed
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CT_FILE = "CT_small.dcm"
 MR_FILE = "MR_small.dcm"
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector (transport.py, _shutdown_socket).
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +71,7 @@ def serve():
     """Start pynetdicom archives; each keeps what it was sent."""
     servers = []
 
-    def start(*contexts, status=0x0000, ae_title="PACS"):
+    def start(*contexts, status=0x0000, ae_title="PACS", tls=None):
         received = []
 
         def store(event):
@@ -71,7 +83,9 @@ def serve():
         ae.add_supported_context("1.2.840.10008.1.1")
         for uid, syntax in contexts:
             ae.add_supported_context(uid, [syntax])
-        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+        server = ae.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=tls
+        )
         servers.append((ae, server))
         return server.server_address[1], received
 
@@ -196,10 +210,12 @@ def test_a_rejected_association_names_the_reason(serve):
         list(send(destination(port, ae_title="WRONG"), "DICOM_GAM", [content(CT_FILE)]))
 
 
-def test_no_accepted_context_at_all_names_the_remedy(serve):
+def test_no_accepted_context_at_all_is_an_answer_for_each_object_and_not_an_unreachable_archive(serve):
     port, _ = serve((CT, ExplicitVRLittleEndian))
-    with pytest.raises(DeliveryError, match="ask its administrator to allow our SOP classes"):
-        list(send(destination(port), "DICOM_GAM", [content(MR_FILE)]))
+    answers = list(send(destination(port), "DICOM_GAM", [content(MR_FILE), b"no DICOM" * 50]))
+    assert "does not accept MR Image Storage" in answers[0].words
+    assert "ask its administrator to allow it" in answers[0].words
+    assert (answers[0].hopeless, answers[1].hopeless) == (False, True)
 
 
 def test_a_peer_that_accepts_the_connection_and_then_says_nothing_is_given_up(serve):
@@ -210,7 +226,7 @@ def test_a_peer_that_accepts_the_connection_and_then_says_nothing_is_given_up(se
             list(send(destination(mute.getsockname()[1], timeout_s=0.5), "DICOM_GAM", [content(CT_FILE)]))
 
 
-def test_a_peer_that_falls_silent_during_the_store_is_given_up_and_keeps_the_answers_before(serve):
+def test_a_peer_that_falls_silent_during_the_store_is_given_up_and_what_comes_after_has_no_answer(serve):
     release = threading.Event()
     calls = []
 
@@ -221,17 +237,183 @@ def test_a_peer_that_falls_silent_during_the_store_is_given_up_and_keeps_the_ans
         return 0x0000
 
     port, _ = serve((CT, ExplicitVRLittleEndian), status=slow)
-    answers = []
-    with pytest.raises(DeliveryError, match="fell silent"):
-        answers.extend(_each(send(destination(port, timeout_s=0.5), "DICOM_GAM", [content(CT_FILE)] * 3), answers))
+    answers = list(send(destination(port, timeout_s=0.5), "DICOM_GAM", [content(CT_FILE)] * 3))
     release.set()
-    assert [answer.stored for answer in answers] == [True]
+    assert [(answer.stored, answer.broken) for answer in answers] == [(True, False), (False, True)]
+    assert "fell silent" in answers[1].words
 
 
-def _each(iterator, into):
-    for answer in iterator:
-        into.append(answer)
-    return []
+def test_an_archive_that_aborts_over_one_object_names_that_object(serve):
+    calls = []
+
+    def abort(event):
+        calls.append(1)
+        if len(calls) == 2:
+            event.assoc.abort()
+        return 0x0000
+
+    port, _ = serve((CT, ExplicitVRLittleEndian), status=abort)
+    answers = list(send(destination(port), "DICOM_GAM", [content(CT_FILE)] * 3))
+    assert [(answer.stored, answer.broken) for answer in answers] == [(True, False), (False, True)]
+
+
+def test_an_archive_that_takes_one_object_per_association_blames_nobody(serve):
+    def then_leave(event):
+        threading.Timer(0.05, event.assoc.abort).start()
+        return 0x0000
+
+    port, _ = serve((CT, ExplicitVRLittleEndian), status=then_leave)
+    answers = send(destination(port), "DICOM_GAM", [content(CT_FILE)] * 2)
+    assert next(answers).stored
+    time.sleep(0.5)
+    assert list(answers) == []
+
+
+def encoded(name, syntax):
+    """A sample in another native syntax, or compressed by pydicom."""
+    ds = dcmread(get_testdata_file(name))
+    if syntax == RLELossless:
+        ds.compress(RLELossless, generate_instance_uid=False)
+    else:
+        ds.file_meta.TransferSyntaxUID = syntax
+    buffer = io.BytesIO()
+    ds.save_as(buffer, implicit_vr=syntax.is_implicit_VR, little_endian=True, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("own", "accepted"),
+    [
+        (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        (ImplicitVRLittleEndian, ExplicitVRLittleEndian),
+        (DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian),
+        (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        (RLELossless, ExplicitVRLittleEndian),
+        (RLELossless, ImplicitVRLittleEndian),
+    ],
+)
+def test_an_object_is_reencoded_as_what_the_archive_accepts_and_the_answer_says_so(serve, own, accepted):
+    port, received = serve((CT, accepted))
+    (answer,) = send(destination(port), "DICOM_GAM", [encoded(CT_FILE, own)])
+    assert answer.stored
+    assert answer.words == f"stored (status 0000); re-encoded from {own.name} as {accepted.name}"
+    original = dcmread(get_testdata_file(CT_FILE))
+    got = read_dataset(io.BytesIO(received[0]), accepted.is_implicit_VR, True)
+    assert (got.SOPInstanceUID, got.PixelData) == (original.SOPInstanceUID, original.PixelData)
+
+
+def test_an_archive_that_would_rather_have_another_syntax_still_gets_the_very_bytes(serve):
+    port, received = serve((CT, ImplicitVRLittleEndian), (CT, ExplicitVRLittleEndian))
+    file = encoded(CT_FILE, ExplicitVRLittleEndian)
+    (answer,) = send(destination(port), "DICOM_GAM", [file])
+    assert file.endswith(received[0])
+    assert answer.words == "stored (status 0000)"
+
+
+def test_a_lossy_object_is_never_unpacked(serve):
+    name = "JPEG-lossy.dcm"
+    port, received = serve(
+        (dcmread(get_testdata_file(name)).SOPClassUID, ExplicitVRLittleEndian), (CT, ExplicitVRLittleEndian)
+    )
+    refused, taken = send(destination(port), "DICOM_GAM", [content(name), content(CT_FILE)])
+    assert "in JPEG Extended" in refused.words
+    assert (refused.stored, taken.stored, len(received)) == (False, True, 1)
+
+
+def test_an_object_that_can_not_be_reencoded_is_hopeless_and_the_next_one_goes(serve):
+    ds = dcmread(io.BytesIO(encoded(CT_FILE, RLELossless)))
+    ds.PixelData = encapsulate([b"\0" * 70])
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    port, received = serve((CT, ExplicitVRLittleEndian))
+    bad, good = send(destination(port), "DICOM_GAM", [buffer.getvalue(), content(CT_FILE)])
+    assert (bad.stored, bad.hopeless, good.stored, len(received)) == (False, True, True, 1)
+    assert "can't be encoded as Explicit VR Little Endian" in bad.words
+
+
+def test_more_classes_than_one_association_can_offer_go_over_several(serve, monkeypatch):
+    monkeypatch.setattr("dicom_gam.dicom.sender.MAXIMUM_CONTEXTS", 2)  # one class, its own syntax and one other
+    associations = []
+    port, received = serve(
+        (CT, ExplicitVRLittleEndian),
+        (dcmread(get_testdata_file(MR_FILE)).SOPClassUID, ExplicitVRLittleEndian),
+        status=lambda event: associations.append(event.assoc) or 0x0000,
+    )
+    answers = list(send(destination(port), "DICOM_GAM", [content(CT_FILE), content(MR_FILE), content(CT_FILE)]))
+    assert [answer.stored for answer in answers] == [True] * 3
+    assert len(received) == 3
+    assert len(set(map(id, associations))) == 3
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificates")
+    return {
+        "server": self_signed(folder, "server"),
+        "other host": self_signed(folder, "other", "DNS:elsewhere.example"),
+        "ours": self_signed(folder, "ours"),
+    }
+
+
+def secured(port, ca, ours=None):
+    return Destination(
+        name="archive",
+        ae_title="PACS",
+        host="127.0.0.1",
+        port=port,
+        timeout_s=5,
+        tls=True,
+        ca=ca,
+        certificate=ours and ours.certificate,
+        key=ours and ours.key,
+    )
+
+
+def test_an_archive_with_mutual_tls_gets_the_object_and_our_certificate(serve, certificates):
+    server, ours = certificates["server"], certificates["ours"]
+    port, received = serve((CT, ExplicitVRLittleEndian), tls=server.server_context(ours.certificate))
+    (answer,) = send(secured(port, server.certificate, ours), "DICOM_GAM", [content(CT_FILE)])
+    assert answer.stored
+    assert len(received) == 1
+    with pytest.raises(DeliveryError, match=r"asks for our certificate|TLS fails|TLS handshake"):
+        list(send(secured(port, server.certificate), "DICOM_GAM", [content(CT_FILE)]))
+    assert len(received) == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "trusted", "why"),
+    [
+        ("server", "ours", "self-signed certificate"),
+        ("other host", "other host", "IP address mismatch"),
+    ],
+)
+def test_an_archive_with_a_wrong_certificate_gets_nothing(serve, certificates, shown, trusted, why):
+    port, received = serve((CT, ExplicitVRLittleEndian), tls=certificates[shown].server_context())
+    with pytest.raises(DeliveryError, match=f"certificate that is not trusted .*{why}"):
+        list(send(secured(port, certificates[trusted].certificate), "DICOM_GAM", [content(CT_FILE)]))
+    assert received == []
+
+
+def test_an_archive_without_tls_gets_nothing_where_tls_is_asked_for(serve, certificates):
+    port, received = serve((CT, ExplicitVRLittleEndian))
+    with pytest.raises(DeliveryError, match="TLS"):
+        list(send(secured(port, certificates["server"].certificate), "DICOM_GAM", [content(CT_FILE)]))
+    assert received == []
+
+
+def test_dcmtk_takes_the_object_over_tls(tmp_path, certificates):
+    server, port = certificates["server"], free_port()
+    command = ["storescp", "-aet", "PACS", "-od", str(tmp_path), "+tls", str(server.key), str(server.certificate),
+               "-ic", str(port)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        (answer,) = send(secured(port, server.certificate), "DICOM_GAM", [content(CT_FILE)])
+    finally:
+        process.terminate()
+        process.wait(10)
+    assert answer.stored
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_closing_early_releases_the_association(serve):
