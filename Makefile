@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RADIOGRAPHS ?= ../shared/data/radiographs
 OUTPUT ?= build/radiograph-anatomy
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? 4 : cores)))
 
-.PHONY: demo test check bench train-default-bundle evaluate suitability-experiment system-packages clean
+.PHONY: demo test check bench bench-front-door fault-matrix damage-table train-default-bundle evaluate suitability-experiment system-packages clean
 
 demo: $(STAMP)
 	$(BIN)/dicom-gam demo --output demo-output
 
 test: $(STAMP) system-packages
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(PYTEST_ARGS)  # threads that wait must not keep a busy machine busier
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)  # the workers share the cores already
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -21,9 +22,22 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)
+bench: $(STAMP) bench-front-door
 	$(BIN)/python -m tests.benchmarks.bench_verification --json bench.json $(BENCH_ARGS)
 	$(BIN)/python -m tests.benchmarks.bench_verification --methods --quick --json bench-methods.json
+
+# Receiving beside storescp, Orthanc and pynetdicom; a soak; kills; a million mutated streams. Takes more than an hour.
+bench-front-door: $(STAMP) system-packages
+	$(BIN)/python -m tests.benchmarks.bench_front_door --json bench-front-door.json $(FRONT_DOOR_ARGS)
+	$(BIN)/python -m tests.benchmarks.bench_soak --images 20000 --json bench-soak.json
+	$(BIN)/python -m tests.benchmarks.bench_kill --kills 200 --json bench-kill.json
+	$(BIN)/python -m tests.benchmarks.fuzz_front_door --cases 1000000 --json bench-fuzz.json
+
+# What the running service answers to each fault, and what becomes of damaged images: two generated documents.
+fault-matrix: $(STAMP) system-packages
+	$(BIN)/python -m tests.faults.table > build/FAULTS.md && mv build/FAULTS.md conformance/FAULTS.md
+damage-table: $(STAMP)
+	$(BIN)/python -m conformance.damage_table
 
 # Needs the collected radiographs; the result is compared and then copied by hand into dicom_gam/bundles.
 train-default-bundle: $(STAMP)
@@ -56,4 +70,4 @@ system-packages:
 	@bash tests/system-packages.sh
 
 clean:
-	rm -rf $(VENV) build demo-output bench.json bench-methods.json
+	rm -rf $(VENV) build demo-output bench*.json

@@ -129,16 +129,23 @@ class NodeProcess:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        log = (self.folder / "node.log").open("a")
-        command = [sys.executable, "-m", "dicom_gam", "serve", "--config", str(self.config)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        log.close()
-        wait_for(self._is_up, what="the node's start")
+        """Start it and wait until it says so; receivers of a killed node may hold the port for a moment."""
+        starts = self._starts()
+        with (self.folder / "node.log").open("a") as log:
+            command = [sys.executable, "-m", "dicom_gam", "serve", "--config", str(self.config)]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        wait_for(lambda: self._is_up(starts), what="the node's start")
 
-    def _is_up(self) -> bool:
+    def _starts(self) -> int:
+        log = self.folder / "node.log"
+        return log.read_text().count(" node.started ") if log.exists() else 0
+
+    def _is_up(self, starts: int) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "node.log").read_text()
+        if self._starts() == starts:
+            return False
         with socket.socket() as s:
             return s.connect_ex(("127.0.0.1", self.port)) == 0
 
