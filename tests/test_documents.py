@@ -13,8 +13,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readmes_table_of_settings_is_todays():
-    assert settings_table() in README, "run: python conformance/write_settings_table.py"
+OPERATING = (ROOT / "conformance" / "OPERATING.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_settings_is_todays():
+    assert settings_table() in OPERATING, "run: python conformance/write_settings_table.py"
 
 
 def test_the_readmes_configuration_is_valid():
@@ -22,8 +25,16 @@ def test_the_readmes_configuration_is_valid():
     assert settings_from(tomllib.loads(example)).destinations[0].ae_title == "MYPACS"
 
 
+def test_the_guides_configuration_is_valid_as_a_whole():
+    examples = re.findall(r"```toml\n(.*?)```", OPERATING, re.DOTALL)
+    settings = settings_from(tomllib.loads("\n".join(examples)))
+    assert [rule.name for rule in settings.rules] == ["bedside chest", "not ours", "the rest"]
+    assert settings.tls.client_ca is not None
+
+
 @pytest.mark.parametrize(
-    "document", ["README.md", "plugins/README.md", "docker/README.md", "conformance/VERIFICATION.md"]
+    "document",
+    ["README.md", "plugins/README.md", "docker/README.md", "conformance/VERIFICATION.md", "conformance/OPERATING.md"],
 )
 def test_every_relative_link_leads_somewhere(document):
     path = ROOT / document

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dicom_gam.config import load_settings
 from dicom_gam.service.drift_review import read_drift, reset_drift
-from dicom_gam.storage.protocols import DriftReading
+from dicom_gam.storage.rows import DriftReading
 
 EXIT_ALARM = 1
 ADVICE = """What to do: look at the latest FAIL and REJECT results of a sender with an alarm. Is something new there,

@@ -1,18 +1,78 @@
-"""The `dicom-gam` command: its groups, and errors told to people."""
+"""The `dicom-gam` command: its groups, and errors told to people.
+
+Commands are imported when they are called: `dicom-gam doctor` at 3 a.m. must not wait for what only training needs.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 
 from dicom_gam import __version__
-from dicom_gam.cli import audit, bundle, demo, drift, evaluate, run, serve, suitability, train
 from dicom_gam.errors import DicomGamError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typer._click import Command, Context
+
 EXIT_USAGE = 2
+ABOUT = "Classifies radiographs, verifies each prediction, and sends back a DICOM report and overlay."
+
+# What there is, in the order of the help: name, where it is, and the help's line.
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "demo": ("demo:demo", "Push real DICOM files through a node on loopback and show what comes back."),
+        "run": ("run:run", "Classify and verify DICOM files, without a network."),
+        "serve": ("serve:serve", "The node: listen for images, verify them, deliver results."),
+        "doctor": ("doctor:doctor", "Say what is wrong with a node and what to do about it."),
+        "fetch": ("fetch:fetch", "Get studies from a PACS and process them."),
+        "reprocess": ("reprocess:reprocess", "Process images again, with another bundle or other settings."),
+        "rules": ("rules:app", "Say which rule an image meets, and why."),
+        "destinations": ("destinations:app", "See where results go; pause, resume, send dead letters again."),
+        "audit": ("audit:app", "Look at and check the audit log."),
+        "drift": ("drift:drift", "See whether a sender's images have changed since calibration."),
+        "bundle": ("bundle:app", "Look at and check model bundles."),
+        "train": ("train:train", "Train a network and make a bundle of it."),
+        "calibrate": ("train:calibrate", "Calibrate a bundle on a site's images."),
+        "evaluate": ("evaluate:evaluate", "Judge a bundle on images it has never seen."),
+        "suitability": ("suitability:suitability", "Find out whether a bundle suits a site."),
+    }
+)
+
+
+class _Commands(TyperGroup):
+    """A group that imports a command when it is called, and knows the others by their line of help."""
+
+    def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:  # noqa: ARG002
+        known = COMMANDS.get(cmd_name)
+        return None if known is None else TyperCommand(cmd_name, help=known[1])
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else load(name), rest
+
+
+def load(name: str) -> Command:
+    """Import a command of `COMMANDS`."""
+    module, attribute = COMMANDS[name][0].split(":")
+    found = getattr(importlib.import_module(f"dicom_gam.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(name)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
 
 
 class _App(typer.Typer):
@@ -29,10 +89,11 @@ class _App(typer.Typer):
 
 
 app = _App(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Classifies radiographs, verifies each prediction, and sends back a DICOM report and overlay.",
+    help=ABOUT,
 )
 
 
@@ -42,20 +103,8 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=ABOUT)
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Classifies radiographs, verifies each prediction, and sends back a DICOM report and overlay."""
-
-
-app.command("run")(run.run)
-app.command("serve")(serve.serve)
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("calibrate")(train.calibrate)
-app.command("evaluate")(evaluate.evaluate)
-app.command("suitability")(suitability.suitability)
-app.command("drift")(drift.drift)
-app.add_typer(bundle.app, name="bundle", help="Look at and check model bundles.")
-app.add_typer(audit.app, name="audit", help="Look at and check the audit log.")
+    pass

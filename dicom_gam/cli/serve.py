@@ -10,6 +10,7 @@ import typer
 
 from dicom_gam.bundle.bundle import load_bundle, select_device
 from dicom_gam.config import load_settings
+from dicom_gam.dicom.decoder_pool import DecoderPool
 from dicom_gam.pipeline import Pipeline
 from dicom_gam.service.node import Node, run_until_signal
 
@@ -25,14 +26,17 @@ def serve(
     )
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values, which may be a patient's
+    for client in ("httpx", "httpcore"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     settings = load_settings(config)
-    processing = settings.processing
-    bundle = load_bundle(processing.bundle, select_device(processing.device))
-    identity = bundle.identity
+    device = select_device(settings.processing.device)
+    bundles = {name: load_bundle(name, device) for name in settings.bundles}
     about = {
-        "bundle": identity.name,
-        "version": identity.version,
-        "digest": identity.digest,
-        "device": str(bundle.device),
+        "device": str(device),
+        "bundles": {
+            name: {"name": bundle.identity.name, "version": bundle.identity.version, "digest": bundle.identity.digest}
+            for name, bundle in bundles.items()
+        },
     }
-    run_until_signal(Node(settings, Pipeline(bundle, settings), about=about))
+    with DecoderPool(settings) as decode:
+        run_until_signal(Node(settings, Pipeline(bundles, settings, decode), about=about))

@@ -12,14 +12,17 @@ import pydicom
 from pydicom.data import get_testdata_file
 
 from dicom_gam.bundle.bundle import load_bundle, select_device
-from dicom_gam.config import Destination, NodeSettings, Settings
+from dicom_gam.config import NodeSettings, Settings
+from dicom_gam.dicom.decoder_pool import DecoderPool
 from dicom_gam.dicom.secondary_capture import overlay_png
 from dicom_gam.dicom.sender import Answer, send
 from dicom_gam.dicom.stand_in_pacs import AE_TITLE, StandInPacs
 from dicom_gam.errors import ConfigError, DicomGamError
 from dicom_gam.pipeline import Pipeline
-from dicom_gam.service.node import AUDIT_FILE, Node, verify_audit_log
-from dicom_gam.storage.protocols import Job
+from dicom_gam.sections import Destination
+from dicom_gam.service.node import Node, verify_audit_log
+from dicom_gam.service.store import AUDIT_FILE
+from dicom_gam.storage.rows import Job
 
 SENDER = "DEMO_MODALITY"
 DEADLINE_S = 50.0
@@ -63,7 +66,12 @@ def run_demonstration(folder: Path, tell: Callable[[str], None]) -> DemoReport:
         node_settings = NodeSettings(port=0, storage=folder / "node")
         settings = Settings(node=node_settings, destinations=(destination,))
         bundle = load_bundle(settings.processing.bundle, select_device(settings.processing.device))
-        with Node(settings, Pipeline(bundle, settings), about={"bundle": bundle.identity.digest}) as node:
+        name = settings.processing.bundle
+        about = {"bundle": bundle.identity.digest}
+        with (
+            DecoderPool(settings) as decode,
+            Node(settings, Pipeline({name: bundle}, settings, decode), about=about) as node,
+        ):
             answers = _push(node.port, settings.node.ae_title, tell)
             tell("waiting for results to come back to the PACS")
             idle = node.wait_idle(DEADLINE_S)

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dicom_gam.core.drift import DriftState, alarm, chance_of, smoothed_p_value, update
-from dicom_gam.storage.protocols import DriftSample, DriftStep
+from dicom_gam.storage.rows import DriftSample, DriftStep
 
 if TYPE_CHECKING:
     from dicom_gam.records import AIResult
-    from dicom_gam.storage.protocols import AuditTrail, DriftRule, DriftStore, PastImages
+    from dicom_gam.storage.protocols import AuditTrail, DriftRule, DriftStore
+    from dicom_gam.storage.rows import PastImages
 
 _log = logging.getLogger(__name__)
 

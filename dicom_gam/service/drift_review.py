@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from dicom_gam.errors import StorageError
-from dicom_gam.service.node import AUDIT_FILE, DATABASE_FILE
+from dicom_gam.service.store import AUDIT_FILE, DATABASE_FILE
 from dicom_gam.storage.audit import AuditLog
 from dicom_gam.storage.sqlite import Database, SqliteAuditHead
 from dicom_gam.storage.sqlite_drift import SqliteDrift
@@ -14,7 +14,7 @@ from dicom_gam.storage.sqlite_drift import SqliteDrift
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dicom_gam.storage.protocols import DriftReading
+    from dicom_gam.storage.rows import DriftReading
 
 
 def read_drift(storage: Path) -> list[DriftReading]:

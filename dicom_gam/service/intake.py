@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 import uuid
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_gam.errors import StorageError
 from dicom_gam.records import ReceivedInstance
-from dicom_gam.storage.protocols import NewJob, ReceiptKind
+from dicom_gam.storage.rows import NewJob, ReceiptKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dicom_gam.dicom.listener import Arrival
-    from dicom_gam.storage.protocols import AuditTrail, Blobs, JobQueue, StoredBlob
+    from dicom_gam.dicom.arrival import Arrival
+    from dicom_gam.storage.protocols import AuditTrail, Blobs, JobQueue
+    from dicom_gam.storage.rows import Receipt, StoredBlob
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _EVENTS = {
 
 
 class Intake:
-    """Stores arrivals: file, then job row, then audit record. `came` is called when there is a new job.
+    """Receives arrivals: file, then job row, then audit record. `came` is called when there may be a new job.
 
     A failure before the job row is committed leaves nothing. One after it (the audit log can't be written) leaves the
     job: the sender is told to send again, and then finds the duplicate.
@@ -40,17 +40,12 @@ class Intake:
         self._audit = audit
         self._came = came
 
-    def store(self, arrival: Arrival) -> None:
-        """Make an arrival durable. Raises StorageError or AuditError, and then it must not be acknowledged."""
-        job_id = uuid.uuid4().hex
-        blob = self._inbox.write(job_id, (arrival.header, arrival.dataset))
-        job = NewJob(
-            job_id=job_id,
-            blob=job_id,
-            instance=_instance(arrival, blob),
-            dataset_sha256=hashlib.sha256(arrival.dataset).hexdigest(),
-            received_at=time.time(),
-        )
+    def receive(self, arrival: Arrival) -> IntakeReception:
+        """Start taking an arrival in. Raises StorageError, such as when too little space is free."""
+        return IntakeReception(self._inbox, arrival, self._commit)
+
+    def _commit(self, arrival: Arrival, job_id: str, blob: StoredBlob) -> Receipt:
+        job = NewJob(job_id=job_id, blob=job_id, instance=_instance(arrival, blob), received_at=time.time())
         try:
             receipt = self._jobs.add(job)
         except StorageError:
@@ -65,6 +60,34 @@ class Intake:
             self._audit.append(event, job_id=receipt.job_id, **_keys(job))
         finally:
             self._came()
+        return receipt
+
+
+class IntakeReception:
+    """`arrival.Reception`: one data set on its way into the inbox."""
+
+    def __init__(self, inbox: Blobs, arrival: Arrival, commit: Callable[[Arrival, str, StoredBlob], Receipt]) -> None:
+        self._arrival = arrival
+        self._job_id = uuid.uuid4().hex
+        self._commit = commit
+        self._writer = inbox.begin(self._job_id)
+        try:
+            self._writer.write(arrival.header)
+        except StorageError:
+            self._writer.abandon()
+            raise
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Append the next bytes of the data set. Raises StorageError; then only `abandon` is left."""
+        self._writer.write(part)
+
+    def commit(self) -> Receipt:
+        """Make file and job durable. Raises StorageError or AuditError, and then it must not be acknowledged."""
+        return self._commit(self._arrival, self._job_id, self._writer.commit())
+
+    def abandon(self) -> None:
+        """Leave nothing of it; never raises."""
+        self._writer.abandon()
 
 
 def _instance(arrival: Arrival, blob: StoredBlob) -> ReceivedInstance:
@@ -73,7 +96,7 @@ def _instance(arrival: Arrival, blob: StoredBlob) -> ReceivedInstance:
         sop_class_uid=arrival.sop_class_uid,
         sop_instance_uid=arrival.sop_instance_uid,
         transfer_syntax_uid=arrival.transfer_syntax_uid,
-        sha256=blob.sha256,
+        digest=blob.digest,
         size_bytes=blob.size_bytes,
         calling_ae_title=arrival.calling_ae_title,
         called_ae_title=arrival.called_ae_title,
@@ -90,8 +113,7 @@ def _keys(job: NewJob) -> dict[str, Any]:
         "sop_class_uid": instance.sop_class_uid,
         "sop_instance_uid": instance.sop_instance_uid,
         "transfer_syntax_uid": instance.transfer_syntax_uid,
-        "file_sha256": instance.sha256,
-        "dataset_sha256": job.dataset_sha256,
+        "file_blake3": instance.digest,
         "size_bytes": instance.size_bytes,
         "status": "0000",
     }

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import dicom_gam
-from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES
-from dicom_gam.dicom.listener import OTHER_CLASSES, Listener, ListenerOptions
-from dicom_gam.dicom.sender import send as send_over_network
-from dicom_gam.errors import StorageError
-from dicom_gam.service.drift import drift_rule
-from dicom_gam.service.intake import Intake
+from dicom_gam.dicom.access import wide_open
+from dicom_gam.dicom.destination import send as send_over_network
+from dicom_gam.dicom.listener import open_port
+from dicom_gam.errors import ConfigError, DicomGamError, StorageError
+from dicom_gam.service.front_door import make_listener
 from dicom_gam.service.outbox import Courier
+from dicom_gam.service.receivers import Receivers
+from dicom_gam.service.retention import Keeper
+from dicom_gam.service.store import AUDIT_FILE, DATABASE_FILE, hold_intake, make_folder, open_store, own
 from dicom_gam.service.worker import Worker
-from dicom_gam.storage.audit import AuditLog, verify
-from dicom_gam.storage.blobs import FolderBlobs, sync_folder
+from dicom_gam.storage.audit import verify
 from dicom_gam.storage.sqlite import Database, SqliteAuditHead
-from dicom_gam.storage.sqlite_drift import SqliteDrift
-from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
-from dicom_gam.storage.sqlite_outbox import SqliteOutbox
+from dicom_gam.storage.sqlite_retention import SqliteRetention
 from dicom_gam.storage.states import OPEN_DELIVERY_STATES, OPEN_JOB_STATES, DeliveryState, JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from dicom_gam.config import Settings
+    from dicom_gam.service.loop import Loop
     from dicom_gam.service.outbox import Send
     from dicom_gam.service.worker import Process
-    from dicom_gam.storage.protocols import Delivery, DriftReading, Job
+    from dicom_gam.storage.rows import Delivery, DriftReading, Job
 
 _log = logging.getLogger(__name__)
 
-DATABASE_FILE = "node.sqlite"
-AUDIT_FILE = "audit.jsonl"
-COURIER_GRACE_S = 10.0  # a delivery cut off by the stop is sent again at the next start
+PORT_WAIT_S = 3.0
+GRACE_S = 10.0  # a delivery cut off by the stop is sent again at the next start
 
 
 class Node:
@@ -58,7 +56,7 @@ class Node:
         settings: Settings,
         process: Process,
         *,
-        about: Mapping[str, str] | None = None,
+        about: Mapping[str, Any] | None = None,
         send: Send = send_over_network,
     ) -> None:
         self._settings = settings
@@ -74,16 +72,18 @@ class Node:
 
         Raises StorageError, AuditError or ConfigError; then everything opened so far is closed again.
         """
+        refusal = wide_open(self._settings.node.host, self._settings.access)
+        if refusal:
+            raise ConfigError(refusal)
         with ExitStack() as stack:
             self._open_storage(stack)
             self._worker = self._make_worker()
             self._couriers = self._make_couriers()
-            self._listener = self._make_listener()
-            self._put_right()
-            self._listener.start()
-            stack.callback(self._listener.stop)
-            self._record_start()
-            for loop in [self._worker.loop, *(courier.loop for courier in self._couriers)]:
+            self._keeper = self._make_keeper()
+            with self._alone():
+                self._put_right()
+            self._open_door(stack)
+            for loop in self._loops():
                 loop.start()
             self._open = stack.pop_all()
         self._started = True
@@ -96,18 +96,18 @@ class Node:
         if not self._started:
             return
         self._started = False
-        self._listener.stop()
+        self._close_door()
         while drain and any(self.job_counts()[state] for state in OPEN_JOB_STATES):
             time.sleep(0.02)
         self._worker.loop.stop()
         self._worker.loop.join()
-        for courier in self._couriers:
-            courier.loop.stop()
-        deadline = time.monotonic() + COURIER_GRACE_S
-        for courier in self._couriers:
-            courier.loop.join(max(0.0, deadline - time.monotonic()))
+        for loop in self._loops():
+            loop.stop()
+        deadline = time.monotonic() + GRACE_S
+        for loop in self._loops():
+            loop.join(max(0.0, deadline - time.monotonic()))
         try:
-            self._audit.append("node.stopped", waiting=self.job_counts()[JobState.RECEIVED])
+            self._store.audit.append("node.stopped", waiting=self.job_counts()[JobState.RECEIVED])
         finally:
             self._open.close()
             self._stopped.set()
@@ -129,27 +129,27 @@ class Node:
     @property
     def port(self) -> int:
         """The port it listens on, also when the settings say 0."""
-        return self._listener.port
+        return self._port
 
     def job_counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
-        return self._jobs.counts()
+        return self._store.jobs.counts()
 
     def jobs(self, limit: int = 100, state: JobState | None = None) -> list[Job]:
         """The latest jobs, newest first."""
-        return self._jobs.jobs(limit, state)
+        return self._store.jobs.jobs(limit, state)
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """The deliveries of one job."""
-        return self._outbox.deliveries(job_id)
+        return self._store.outbox.deliveries(job_id)
 
     def delivery_counts(self) -> dict[str, dict[DeliveryState, int]]:
         """How many deliveries are in each state, by destination."""
-        return self._outbox.counts()
+        return self._store.outbox.counts()
 
     def drift_readings(self) -> list[DriftReading]:
         """The drift of every sender's images, bundle by bundle."""
-        return self._drift.readings()
+        return self._store.drift.readings()
 
     def __enter__(self) -> Self:
         self.start()
@@ -159,21 +159,51 @@ class Node:
         self.stop()
 
     def _open_storage(self, stack: ExitStack) -> None:
+        folder = self._settings.node.storage
+        make_folder(folder)
+        stack.callback(os.close, own(folder))
+        self._store = stack.enter_context(open_store(self._settings, create=True))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be sure that nobody else writes into the inbox."""
+        held = hold_intake(self._settings.node.storage, alone=True)
+        try:
+            yield
+        finally:
+            os.close(held)
+
+    def _open_door(self, stack: ExitStack) -> None:
+        """Open the port, put the start on record, and let senders in: by receivers, or in this very process."""
         node = self._settings.node
-        folder = node.storage
-        _make_folder(folder)
-        stack.callback(os.close, _lock(folder))
-        database = Database(folder / DATABASE_FILE)
-        stack.callback(database.close)
-        self._audit = AuditLog(folder / AUDIT_FILE, SqliteAuditHead(database))
-        stack.callback(self._audit.close)
-        self._inbox = FolderBlobs(folder / "inbox", node.minimum_free_bytes)
-        self._results = FolderBlobs(folder / "results")
-        drift = self._settings.drift
-        rule = drift_rule(drift.false_alarm_rate) if drift.enabled else None
-        self._jobs = SqliteJobQueue(database, self._inbox.path, rule)
-        self._drift = SqliteDrift(database)
-        self._outbox = SqliteOutbox(database)
+        listening = stack.enter_context(_open_port(node.host, node.port))
+        self._port = int(listening.getsockname()[1])
+        self._record_start()
+        if node.receivers == 0:
+            stack.callback(os.close, hold_intake(node.storage))
+            listener = make_listener(self._settings, self._store, self._worker.loop.wake, listening)
+            self._close_door: Callable[[], None] = listener.stop
+            listener.start()
+        else:
+            receivers = Receivers(self._settings, listening, self._worker.loop.wake, self._receiver_lost)
+            self._close_door = receivers.stop
+            receivers.start()
+        stack.callback(self._close_door)
+
+    def _receiver_lost(self, status: int) -> None:
+        _log.error("receiver.lost exit_status=%d: another one is started", status)
+        try:
+            self._store.audit.append("receiver.lost", exit_status=status)
+        except DicomGamError as error:
+            _log.error("receiver.lost not recorded: %s", error)
+
+    def _loops(self) -> list[Loop]:
+        return [self._worker.loop, *(courier.loop for courier in self._couriers), self._keeper.loop]
+
+    def _make_keeper(self) -> Keeper:
+        store = self._store
+        retention = SqliteRetention(store.database)
+        return Keeper(self._settings.retention, store.folder, retention, store.inbox, store.results, store.audit)
 
     def _make_worker(self) -> Worker:
         return Worker(
@@ -181,10 +211,11 @@ class Node:
             self._process,
             self._settings.processing,
             [destination.name for destination in self._settings.destinations],
-            self._jobs,
-            self._drift,
-            self._results,
-            self._audit,
+            self._store.jobs,
+            self._store.outbox,
+            self._store.drift,
+            self._store.results,
+            self._store.audit,
             finished=self._wake_couriers,
         )
 
@@ -192,50 +223,44 @@ class Node:
         settings = self._settings
         own_title = settings.node.ae_title
         return [
-            Courier(destination, own_title, settings.delivery, self._outbox, self._results, self._audit, self._send)
+            Courier(
+                destination,
+                own_title,
+                settings.delivery,
+                self._store.outbox,
+                self._store.results,
+                self._store.audit,
+                self._send,
+            )
             for destination in settings.destinations
         ]
 
-    def _make_listener(self) -> Listener:
-        node = self._settings.node
-        options = ListenerOptions(
-            ae_title=node.ae_title,
-            host=node.host,
-            port=node.port,
-            maximum_associations=node.maximum_associations,
-            maximum_pdu_size=node.maximum_pdu_size,
-            network_timeout_s=node.network_timeout_s,
-            sop_classes=(*ACCEPTED_SOP_CLASSES, *self._settings.intake.extra_sop_classes, *OTHER_CLASSES),
-        )
-        intake = Intake(self._inbox, self._jobs, self._audit, came=self._worker.loop.wake)
-        return Listener(options, intake.store, lambda event, keys: self._audit.append(event, **keys))
-
     def _put_right(self) -> None:
         """Repair what an interrupted run has left: half-written files, files without a job, jobs in work."""
-        swept = self._inbox.sweep() + self._results.sweep()
+        swept = self._store.inbox.sweep() + self._store.results.sweep()
         strays = self._move_strays()
         if swept or strays:
-            self._audit.append("storage.recovered", temporaries_removed=swept, strays_moved=strays)
+            self._store.audit.append("storage.recovered", temporaries_removed=swept, strays_moved=strays)
         self._worker.recover(everything=True)
         known = {destination.name for destination in self._settings.destinations}
-        for name, counts in self._outbox.counts().items():
+        for name, counts in self._store.outbox.counts().items():
             left = sum(counts[state] for state in OPEN_DELIVERY_STATES)
             if left and name not in known:
                 _log.error("destination.missing name=%s unsent=%d: put it back into the settings", name, left)
 
     def _move_strays(self) -> int:
         """Put files without a job aside. They were never acknowledged, but it is not for us to delete an image."""
-        strays = [name for name in self._inbox.names() if not self._jobs.knows_blob(name)]
+        strays = [name for name in self._store.inbox.names() if not self._store.jobs.knows_blob(name)]
         aside = self._settings.node.storage / "stray"
         if strays:
-            _make_folder(aside)
+            make_folder(aside)
         for name in strays:
-            path = self._inbox.path(name)
+            path = self._store.inbox.path(name)
             path.rename(aside / path.name)
         return len(strays)
 
     def _record_start(self) -> None:
-        self._audit.append(
+        self._store.audit.append(
             "node.started",
             version=dicom_gam.__version__,
             ae_title=self._settings.node.ae_title,
@@ -261,6 +286,19 @@ class Node:
             for destination in self._settings.destinations
             for state in OPEN_DELIVERY_STATES
         )
+
+
+def _open_port(host: str, port: int) -> socket.socket:
+    """Open the port; receivers of a killed node, still starting, may hold it for a moment. Raises ConfigError."""
+    deadline = time.monotonic() + PORT_WAIT_S
+    while True:
+        try:
+            return open_port(host, port)
+        except ConfigError as error:
+            in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if not in_use or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def run_until_signal(node: Node) -> None:
@@ -289,25 +327,3 @@ def verify_audit_log(storage: Path) -> int:
         return verify(storage / AUDIT_FILE, SqliteAuditHead(database).read())
     finally:
         database.close()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_folder(folder.parent)
-    except OSError as error:
-        msg = f"{folder} can't be made ({error.strerror}): set node.storage to a folder that the service may write to"
-        raise StorageError(msg) from error
-
-
-def _lock(folder: Path) -> int:
-    """Take the folder for this process; the system gives it free when the process ends, however it does."""
-    descriptor = os.open(folder / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        in_use = error.errno in (errno.EWOULDBLOCK, errno.EAGAIN)
-        why = "another node runs on it: stop that one, or give this one its own node.storage"
-        raise StorageError(f"{folder} can't be locked: {why if in_use else error.strerror}") from error
-    return descriptor

@@ -11,25 +11,28 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dicom_gam.errors import DicomGamError
-from dicom_gam.records import AIResult, ReceivedInstance
+from dicom_gam.errors import AuditError, DicomGamError, StorageError
+from dicom_gam.records import AIResult, Task
 from dicom_gam.service.drift import announce_alarms, drift_sample
 from dicom_gam.service.loop import Loop, describe
+from dicom_gam.service.reprocess import predecessors, unchanged
 from dicom_gam.service.summary import result_summary
-from dicom_gam.storage.protocols import Conclusion, NewDelivery
+from dicom_gam.storage.rows import Conclusion, NewDelivery
 from dicom_gam.storage.states import JobEvent, JobState
 
 if TYPE_CHECKING:
     from dicom_gam.config import ProcessingSettings
-    from dicom_gam.storage.protocols import AuditTrail, Blobs, DriftStore, Job, JobQueue
+    from dicom_gam.storage.protocols import AuditTrail, Blobs, DriftStore, JobQueue, Outbox
+    from dicom_gam.storage.rows import Job
 
 _log = logging.getLogger(__name__)
 
-# Instances and, for each, when it was received; results of the same number in the same order. An image that can't be
-# processed gives a result with `rejection` or `error`, never an exception for its neighbours.
-Process = Callable[[Sequence[ReceivedInstance], Sequence[datetime]], Sequence[AIResult]]
+# Results of the same number and in the same order as the tasks. An image that can't be processed gives a result with
+# `rejection` or `error`, never an exception for its neighbours.
+Process = Callable[[Sequence[Task]], Sequence[AIResult]]
 
 IDLE_POLL_S = 0.25  # new jobs wake the worker; this finds the others, such as those of an expired lease
+STORAGE_RETRY_S = 2.0
 FIRST_RETRY_S = 0.5  # what failed by a passing cause (memory, disk) fails again at once; quadrupled per attempt
 
 
@@ -43,6 +46,7 @@ class Worker:
         settings: ProcessingSettings,
         destinations: Sequence[str],
         jobs: JobQueue,
+        outbox: Outbox,
         drift: DriftStore,
         results: Blobs,
         audit: AuditTrail,
@@ -53,11 +57,14 @@ class Worker:
         self._settings = settings
         self._destinations = tuple(destinations)
         self._jobs = jobs
+        self._outbox = outbox
         self._drift = drift
         self._results = results
         self._audit = audit
         self._finished = finished
         self._in_hand: list[Job] = []
+        self._owed: list[tuple[Job, str, bool]] = []  # with the message, and whether the storage is to blame
+        self._processing = False
         self._recovered_at = time.monotonic()
         self.loop = Loop(f"worker {name}", self._step, self._give_back)
 
@@ -71,6 +78,7 @@ class Worker:
         announce_alarms(self._drift, self._audit)  # one that a crash has kept back
 
     def _step(self) -> float:
+        self._return_owed()
         if time.monotonic() - self._recovered_at > self._settings.lease_s / 3:
             self.recover()
         waiting = self._jobs.waiting(time.time())
@@ -88,43 +96,65 @@ class Worker:
     def _work(self, batch: Sequence[Job]) -> None:
         self._audit.extend([("job.started", {"job_id": job.job_id, "attempt": job.attempts}) for job in batch])
         with self._heartbeat(batch):
-            instances = [job.instance for job in batch]
-            results = self._process(instances, [datetime.fromtimestamp(job.received_at).astimezone() for job in batch])
+            tasks = [self._task(job) for job in batch]
+            self._processing = True
+            results = self._process(tasks)
+            self._processing = False
             for job, result in zip(batch, results, strict=True):
                 self._finish(job, result)
         announce_alarms(self._drift, self._audit)
+
+    def _task(self, job: Job) -> Task:
+        received = datetime.fromtimestamp(job.received_at).astimezone()
+        return Task(job.instance, received, job.bundle, predecessors(job, self._jobs, self._results))
 
     def _finish(self, job: Job, result: AIResult) -> None:
         if result.error is not None:
             self._failed(job, result.error)
             return
         summary = result_summary(result)
-        deliveries = [
-            NewDelivery(name, item.role, item.sop_class_uid, item.sop_instance_uid, item.transfer_syntax_uid, blob)
-            for item, blob in [(item, self._keep(item.content)) for item in result.objects]
-            for name in self._destinations
-        ]
-        if result.rejection is not None:
-            event, reason, message = JobEvent.REJECT, result.rejection.reason.value, result.rejection.message
-        else:
-            event, reason, message = JobEvent.FINISH, "", " ".join(_reasons(result))
-        conclusion = Conclusion(event, result.outcome, reason, message, result.study_instance_uid, summary)
+        event, reason, message = _conclude(result)
+        names = self._names(result)
+        same = unchanged(job, result, names, self._jobs, self._outbox, self._results)
+        if same is None:
+            deliveries, sample = self._deliveries(result, names), drift_sample(result)
+        else:  # it has been counted and sent before
+            summary["unchanged_since_job"] = same.made_by
+            message, deliveries, sample = same.message, same.deliveries, None
+        conclusion = Conclusion(event, result.outcome, reason, message, result.study_instance_uid, summary, result.rule)
         # The record comes first: no result leaves the house without one. A crash in between repeats it, truthfully.
-        name = "job.rejected" if event is JobEvent.REJECT else "job.result"
-        self._audit.append(name, job_id=job.job_id, attempt=job.attempts, **summary)
-        if not self._jobs.finish(job.lease, conclusion, deliveries, time.time(), drift_sample(result)):
+        self._audit.append(_RECORDS[event], job_id=job.job_id, attempt=job.attempts, **summary)
+        if not self._jobs.finish(job.lease, conclusion, deliveries, time.time(), sample):
             self._lost(job)
         elif deliveries:
             self._finished()
+
+    def _names(self, result: AIResult) -> list[str]:
+        """The destinations that the result is for: by the rules, as far as there are such destinations."""
+        wanted = self._destinations if result.destinations is None else result.destinations
+        return [name for name in self._destinations if name in wanted]
+
+    def _deliveries(self, result: AIResult, names: Sequence[str]) -> Sequence[NewDelivery]:
+        """Keep the result's objects, and say where they go."""
+        kept = [(item, self._keep(item.content)) for item in result.objects]
+        return [
+            NewDelivery(name, result.study_instance_uid, item.role, item.sop_class_uid, item.sop_instance_uid,
+                        item.transfer_syntax_uid, blob)
+            for item, blob in kept
+            for name in names
+        ]  # fmt: skip
 
     def _keep(self, content: bytes) -> str:
         name = hashlib.sha256(content).hexdigest()
         self._results.write(name, (content,))
         return name
 
-    def _failed(self, job: Job, message: str) -> None:
-        """Give the job another attempt, or up."""
-        if job.attempts < self._settings.attempts:
+    def _failed(self, job: Job, message: str, *, by_storage: bool = False) -> None:
+        """Give the job another attempt, or up. What our own storage does not take is no fault of the image."""
+        if by_storage:
+            held = self._jobs.retry(job.lease, message, time.time() + STORAGE_RETRY_S, counted=False)
+            event = "job.retried"
+        elif job.attempts < self._settings.attempts:
             wait_s = FIRST_RETRY_S * 4 ** (job.attempts - 1)
             held = self._jobs.retry(job.lease, message, time.time() + wait_s)
             event = "job.retried"
@@ -145,15 +175,23 @@ class Worker:
     def _give_back(self, error: Exception) -> None:
         """A step failed as a whole: every job of it that is not finished gets another attempt."""
         message = str(error) if isinstance(error, DicomGamError) else describe(error)
+        by_storage = isinstance(error, StorageError | AuditError) and not self._processing
         _log.error("worker.step_failed %s", message)
-        batch, self._in_hand = self._in_hand, []
-        for job in batch:
+        self._owed += [(job, message, by_storage) for job in self._in_hand]
+        self._in_hand, self._processing = [], False
+        self._return_owed()
+
+    def _return_owed(self) -> None:
+        """Give back the jobs of failed steps; those that the storage does not take back now wait for the next time."""
+        owed, self._owed = self._owed, []
+        for job, message, by_storage in owed:
             try:
                 current = self._jobs.get(job.job_id)
                 if current is not None and current.state is JobState.PROCESSING and current.token == job.token:
-                    self._failed(job, message)
-            except DicomGamError as second:  # storage is out of order: the lease runs out, then the job comes back
+                    self._failed(job, message, by_storage=by_storage)
+            except DicomGamError as second:
                 _log.error("worker.job_not_given_back job_id=%s %s", job.job_id, second)
+                self._owed.append((job, message, by_storage))
 
     @contextmanager
     def _heartbeat(self, batch: Sequence[Job]) -> Iterator[None]:
@@ -177,5 +215,14 @@ class Worker:
             thread.join()
 
 
-def _reasons(result: AIResult) -> tuple[str, ...]:
-    return () if result.verification is None else result.verification.reasons
+_RECORDS = {JobEvent.FINISH: "job.result", JobEvent.REJECT: "job.rejected", JobEvent.SKIP: "job.skipped"}
+
+
+def _conclude(result: AIResult) -> tuple[JobEvent, str, str]:
+    """How the job ends: the event, the reason for machines, the message for people."""
+    if result.skipped is not None:
+        return JobEvent.SKIP, "skipped-by-rules", result.skipped
+    if result.rejection is not None:
+        return JobEvent.REJECT, result.rejection.reason.value, result.rejection.message
+    reasons = () if result.verification is None else result.verification.reasons
+    return JobEvent.FINISH, "", " ".join(reasons)

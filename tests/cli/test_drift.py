@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from dicom_gam.cli.main import app
 from dicom_gam.service.drift import drift_rule
-from dicom_gam.service.node import AUDIT_FILE, DATABASE_FILE
+from dicom_gam.service.store import AUDIT_FILE, DATABASE_FILE
 from dicom_gam.storage.audit import records
-from dicom_gam.storage.protocols import DriftSample
+from dicom_gam.storage.rows import DriftSample
 from dicom_gam.storage.sqlite import Database
 from dicom_gam.storage.sqlite_drift import record_drift
 

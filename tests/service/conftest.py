@@ -39,7 +39,13 @@ def settings(tmp_path: Path) -> Callable[..., Settings]:
 
     def make(*archives: tuple[str, int], **changes: dict[str, Any]) -> Settings:
         table: dict[str, Any] = {
-            "node": {"port": 0, "storage": tmp_path / "node", "minimum_free_bytes": 0, "network_timeout_s": 20},
+            "node": {
+                "port": 0,
+                "storage": tmp_path / "node",
+                "minimum_free_bytes": 0,
+                "network_timeout_s": 20,
+                "receivers": 0,
+            },
             "processing": {"batch_size": 4, "batch_wait_ms": 5},
             "delivery": {"first_retry_s": 0.1, "maximum_retry_s": 0.4, "attempts": 50},
             "destinations": [

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
@@ -37,10 +38,11 @@ from dicom_gam.records import (
     ReceivedInstance,
     Rejection,
     ResultObject,
+    Task,
     Verdict,
     Verification,
 )
-from dicom_gam.service.node import AUDIT_FILE
+from dicom_gam.service.store import AUDIT_FILE
 from dicom_gam.storage.audit import records
 
 SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
@@ -90,15 +92,15 @@ def result_uids(sop_instance_uid: str) -> list[str]:
     return [f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{sop_instance_uid}/{role}').int}" for role in ("sr", "overlay")]
 
 
-def process(instances: Sequence[ReceivedInstance], created: Sequence[datetime]) -> list[AIResult]:
+def process(tasks: Sequence[Task]) -> list[AIResult]:
     """Make two Secondary Captures of each CR or SC; reject the rest by name."""
-    return [_one(instance, moment) for instance, moment in zip(instances, created, strict=True)]
+    return [_one(task.instance, task.created) for task in tasks]
 
 
-def slowly(seconds: float) -> Callable[[Sequence[ReceivedInstance], Sequence[datetime]], list[AIResult]]:
-    def run(instances: Sequence[ReceivedInstance], created: Sequence[datetime]) -> list[AIResult]:
+def slowly(seconds: float) -> Callable[[Sequence[Task]], list[AIResult]]:
+    def run(tasks: Sequence[Task]) -> list[AIResult]:
         time.sleep(seconds)
-        return process(instances, created)
+        return process(tasks)
 
     return run
 
@@ -112,7 +114,7 @@ def _one(instance: ReceivedInstance, moment: datetime) -> AIResult:
         return _rejected(instance, Reason.NOT_ACCEPTED_SOP_CLASS)
     try:
         ds = dcmread(instance.path)
-        assert hashlib.sha256(instance.path.read_bytes()).hexdigest() == instance.sha256
+        assert blake3(instance.path.read_bytes()).hexdigest() == instance.digest
         pixels = ds.PixelData
     except (InvalidDicomError, AttributeError, EOFError):
         return _rejected(instance, Reason.UNREADABLE)

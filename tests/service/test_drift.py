@@ -6,34 +6,34 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 import pytest
 
 from dicom_gam.core.drift import DriftState, chance_of, smoothed_p_value, update
 from dicom_gam.errors import StorageError
-from dicom_gam.records import AIResult, CalibrationRank, ReceivedInstance, Verdict
+from dicom_gam.records import AIResult, CalibrationRank, Task, Verdict
 from dicom_gam.service.drift import drift_rule
 from dicom_gam.service.drift_review import read_drift, reset_drift
-from dicom_gam.service.node import AUDIT_FILE, Node, verify_audit_log
-from dicom_gam.storage.protocols import DriftSample, PastImages
+from dicom_gam.service.node import Node, verify_audit_log
+from dicom_gam.service.store import AUDIT_FILE
+from dicom_gam.storage.rows import DriftSample, PastImages
 from tests.service.fakes import BUNDLE, CT, TORN_CONNECTIONS, events, failed, image, process, store, uids
 
 pytestmark = TORN_CONNECTIONS
 
-Process = Callable[[Sequence[ReceivedInstance], Sequence[datetime]], list[AIResult]]
+Process = Callable[[Sequence[Task]], list[AIResult]]
 
 
 def ranked(odder: int, equal: int = 0, size: int = 999, verdict: Verdict = Verdict.FAIL) -> Process:
     """The fake processor, all of whose images lie at one place among the calibration images."""
 
-    def run(instances: Sequence[ReceivedInstance], created: Sequence[datetime]) -> list[AIResult]:
+    def run(tasks: Sequence[Task]) -> list[AIResult]:
         rank = CalibrationRank("hand", size, odder, equal)
         return [
             result
             if result.verification is None
             else replace(result, verification=replace(result.verification, rank=rank, verdict=verdict))
-            for result in process(instances, created)
+            for result in process(tasks)
         ]
 
     return run
@@ -76,11 +76,11 @@ def test_an_image_sent_twice_counts_once(settings):
 def test_an_image_whose_first_attempt_failed_counts_once(settings):
     tried: list[str] = []
 
-    def at_second_try(instances: Sequence[ReceivedInstance], created: Sequence[datetime]) -> list[AIResult]:
-        again = [instance.sop_instance_uid in tried for instance in instances]
-        tried.extend(instance.sop_instance_uid for instance in instances)
-        done = VERY_ODD(instances, created)
-        return [r if ok else failed(i, "not yet") for i, r, ok in zip(instances, done, again, strict=True)]
+    def at_second_try(tasks: Sequence[Task]) -> list[AIResult]:
+        again = [task.instance.sop_instance_uid in tried for task in tasks]
+        tried.extend(task.instance.sop_instance_uid for task in tasks)
+        done = VERY_ODD(tasks)
+        return [r if ok else failed(t.instance, "not yet") for t, r, ok in zip(tasks, done, again, strict=True)]
 
     with Node(settings(), at_second_try) as node:
         send(node, 2)
@@ -122,8 +122,8 @@ def test_usual_images_raise_no_alarm(settings):
     configured = settings()
     places = iter(range(0, 1000, 25))  # evenly among the calibration images
 
-    def usual(instances: Sequence[ReceivedInstance], created: Sequence[datetime]) -> list[AIResult]:
-        return [ranked(next(places))([one], [when])[0] for one, when in zip(instances, created, strict=True)]
+    def usual(tasks: Sequence[Task]) -> list[AIResult]:
+        return [ranked(next(places))([one])[0] for one in tasks]
 
     with Node(configured, usual) as node:
         send(node, 40)
@@ -133,11 +133,8 @@ def test_usual_images_raise_no_alarm(settings):
 
 
 def test_one_sender_s_drift_is_not_another_s(settings):
-    def by_sender(instances: Sequence[ReceivedInstance], created: Sequence[datetime]) -> list[AIResult]:
-        return [
-            ranked(0 if one.calling_ae_title == "DRIFTING" else 500)([one], [when])[0]
-            for one, when in zip(instances, created, strict=True)
-        ]
+    def by_sender(tasks: Sequence[Task]) -> list[AIResult]:
+        return [ranked(0 if one.instance.calling_ae_title == "DRIFTING" else 500)([one])[0] for one in tasks]
 
     with Node(settings(), by_sender) as node:
         send(node, 10, "a", calling="DRIFTING")

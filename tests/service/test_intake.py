@@ -9,7 +9,8 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from dicom_gam.errors import StorageError
-from dicom_gam.service.node import DATABASE_FILE, Node
+from dicom_gam.service.node import Node
+from dicom_gam.service.store import DATABASE_FILE
 from dicom_gam.storage.states import JobState
 from tests.service.fakes import (
     CR,
@@ -173,8 +174,8 @@ def test_an_audit_log_that_can_not_be_written_withholds_the_success(node, monkey
         raise StorageError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(node._audit, "append", broken)
-        patch.setattr(node._audit, "extend", broken)
+        patch.setattr(node._store.audit, "append", broken)
+        patch.setattr(node._store.audit, "extend", broken)
         assert store(node.port, [image("1.2.3")]) == [0xA700]
     assert store(node.port, [image("1.2.3")]) == [0x0000]
     assert node.wait_idle(10)

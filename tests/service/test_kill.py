@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_gam.service.node import DATABASE_FILE, verify_audit_log
+from dicom_gam.service.node import verify_audit_log
+from dicom_gam.service.store import DATABASE_FILE
 from dicom_gam.storage.sqlite import Database
 from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
 from dicom_gam.storage.sqlite_outbox import SqliteOutbox

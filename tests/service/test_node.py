@@ -4,7 +4,8 @@ import time
 import pytest
 
 from dicom_gam.errors import ConfigError, StorageError
-from dicom_gam.service.node import AUDIT_FILE, DATABASE_FILE, Node, verify_audit_log
+from dicom_gam.service.node import Node, verify_audit_log
+from dicom_gam.service.store import AUDIT_FILE, DATABASE_FILE
 from dicom_gam.storage.audit import records
 from dicom_gam.storage.sqlite import Database
 from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
@@ -100,11 +101,11 @@ def test_a_bug_on_one_image_fails_that_image_alone_after_all_its_attempts(settin
     bad, good = uids(2)
     tries = []
 
-    def partly(instances, created):
-        tries.extend(instance.sop_instance_uid for instance in instances)
+    def partly(tasks):
+        tries.extend(task.instance.sop_instance_uid for task in tasks)
         return [
-            failed(instance, "IndexError at x.py:1") if instance.sop_instance_uid == bad else result
-            for instance, result in zip(instances, process(instances, created), strict=True)
+            failed(task.instance, "IndexError at x.py:1") if task.instance.sop_instance_uid == bad else result
+            for task, result in zip(tasks, process(tasks), strict=True)
         ]
 
     configured = settings(processing={"attempts": 2})
@@ -121,10 +122,10 @@ def test_a_bug_on_one_image_fails_that_image_alone_after_all_its_attempts(settin
 def test_a_processor_that_raises_costs_the_neighbours_an_attempt_but_not_their_results(settings):
     bad, good, other = uids(3)
 
-    def raises(instances, created):
-        if any(instance.sop_instance_uid == bad for instance in instances):
+    def raises(tasks):
+        if any(task.instance.sop_instance_uid == bad for task in tasks):
             raise ValueError("SECRET^NAME")
-        return process(instances, created)
+        return process(tasks)
 
     configured = settings(processing={"attempts": 2, "batch_wait_ms": 300})
     with Node(configured, raises) as node:
@@ -147,9 +148,9 @@ def test_results_of_the_wrong_number_are_a_failure_and_not_a_mix_up(settings):
 def test_waiting_images_are_processed_in_batches(settings):
     sizes = []
 
-    def count(instances, created):
-        sizes.append(len(instances))
-        return process(instances, created)
+    def count(tasks):
+        sizes.append(len(tasks))
+        return process(tasks)
 
     with Node(settings(processing={"batch_size": 4, "batch_wait_ms": 500}), count) as node:
         store(node.port, [image(uid) for uid in uids(6)])
@@ -164,7 +165,7 @@ def test_a_long_batch_keeps_its_lease_by_heartbeat(settings):
         store(node.port, [image("1.2.3")])
         until(lambda: node.job_counts()[JobState.PROCESSING])
         time.sleep(0.6)
-        assert node._jobs.recover(9, time.time()) == []
+        assert node._store.jobs.recover(9, time.time()) == []
         assert node.wait_idle(10)
         (job,) = node.jobs()
     assert (job.state, job.attempts) == (JobState.DONE, 1)
