@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/dicom-gam demo --output demo-output
 
 test: $(STAMP) system-packages
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)  # the workers share the cores already
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)  # the workers share the cores already
 
 check: $(STAMP)
 	$(BIN)/ruff check .
