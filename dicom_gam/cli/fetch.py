@@ -29,11 +29,13 @@ _SHOWN = 3  # instances that are refused for the same reason
 
 def fetch(
     config: Annotated[Path, typer.Option("--config", "-c", help="The node's configuration, TOML.")],
-    source: Annotated[str, typer.Option("--from", metavar="SOURCE", help="The name of one of its [[sources]].")],
     study: Annotated[list[str] | None, typer.Option("--study", metavar="UID", help="A Study Instance UID.")] = None,
     worklist: Annotated[
         Path | None,
         typer.Option("--worklist", metavar="FILE", help="CSV with a column study_instance_uid, or one UID a line."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SOURCE", help="One of its [[sources]], if there are several.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is there, and get nothing.")] = False,
 ) -> None:
@@ -70,7 +72,7 @@ def fetch(
         ):
             reports.append(report)
             bar.advance(studies)
-    Console().print(survey_table(reports, source) if dry_run else fetch_table(reports, source))
+    Console().print(survey_table(reports, wanted.name) if dry_run else fetch_table(reports, wanted.name))
     for line in remarks(reports):
         Console(soft_wrap=True).print(Text(line))
     if not all(not report.error if dry_run else report.complete for report in reports):

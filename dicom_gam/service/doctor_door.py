@@ -60,7 +60,7 @@ def check_access(case: Case) -> Iterator[Finding]:
         remedy = "set node.host to an address that they reach"
         yield warn(f"{len(access.callers)} senders may send, but the node listens on {node.host} alone", remedy)
     else:
-        yield ok(f"{len(access.callers)} entries under access.callers; all others are refused")
+        yield ok(f"access.callers lets in {len(access.callers)} (AE title and addresses each); all others are refused")
 
 
 def check_certificates(case: Case) -> Iterator[Finding]:

@@ -89,13 +89,18 @@ class FetchReport:
             self.quarantined += 1
 
 
-def source_named(settings: Settings, name: str) -> Source:
-    """The source of this name. Raises ConfigError that names those there are."""
+def source_named(settings: Settings, name: str | None) -> Source:
+    """The source of this name, or the only one there is. Raises ConfigError that names those there are."""
+    if name is None and len(settings.sources) == 1:
+        return settings.sources[0]
     for source in settings.sources:
         if source.name == name:
             return source
     known = ", ".join(source.name for source in settings.sources) or "none yet"
-    msg = f"there is no source {name!r} among [[sources]]: add it there, or give one of these: {known}"
+    if name is None:
+        msg = f"which source? Give one of [[sources]] (there are: {known}), such as by --from NAME"
+    else:
+        msg = f"there is no source {name!r} among [[sources]]: add it there, or give one of these: {known}"
     raise ConfigError(msg)
 
 

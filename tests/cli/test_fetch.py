@@ -46,7 +46,7 @@ def test_a_complete_fetch_ends_with_0_and_shows_what_came(command, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert row(shown, STUDY) == [STUDY, "3", "2", "0", "0", "0", "0", "1"]
     assert len(list((tmp_path / "data" / "inbox").rglob("*.dcm"))) == 2
-    again = command("--from", "archive", "--study", STUDY)
+    again = command("--study", STUDY)  # there is but one source
     assert (again.exit_code, row(again, STUDY)) == (0, [STUDY, "3", "0", "2", "0", "0", "0", "1"])
 
 

