@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from dicom_gam.dicom.dicomweb import open_client, root_url
 from dicom_gam.dicom.identity import is_uid
 from dicom_gam.dicom.multipart import Multipart
 from dicom_gam.dicom.part10 import read_meta
 from dicom_gam.dicom.retrieve import Listed, RetrieveError, Taken, take
-from dicom_gam.dicom.tls import client_context
-from dicom_gam.errors import DicomGamError
+from dicom_gam.errors import DeliveryError, DicomGamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,15 +66,12 @@ class WebSource:
 
     def __init__(self, source: Source, station: Station) -> None:
         self._station = station
-        self._root = str(source.url).rstrip("/")
+        self._root = root_url(source)
         self._title = f"source {source.name} ({self._root})"
-        self._client = httpx.Client(
-            headers={"Accept-Encoding": "identity", **_authorization(source)},
-            timeout=source.timeout_s,
-            verify=client_context(source) if self._root.startswith("https:") else ssl.create_default_context(),
-            follow_redirects=False,  # they would send our credentials, or us, to another server
-            trust_env=False,  # no proxy between us and the archive, no .netrc
-        )
+        try:
+            self._client = open_client(source, {})
+        except DeliveryError as error:
+            raise RetrieveError(str(error)) from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -229,23 +226,6 @@ class WebSource:
 
     def _raw(self, response: httpx.Response) -> Iterator[bytes]:
         return response.iter_raw(_CHUNK_BYTES)
-
-
-def _authorization(source: Source) -> dict[str, str]:
-    path = source.authorization_file
-    if path is None:
-        return {}
-    try:
-        value = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        msg = (
-            f"{path} can't be read ({type(error).__name__}): it holds the Authorization header for source {source.name}"
-        )
-        raise RetrieveError(msg) from error
-    if not value.isprintable() or not value:
-        msg = f"{path} must hold one line, the value of the Authorization header, such as `Basic ...`"
-        raise RetrieveError(msg)
-    return {"Authorization": value}
 
 
 def _listed(item: Any, study_instance_uid: str) -> Listed | None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from dicom_gam.dicom.dicomweb import open_client, root_url
 from dicom_gam.dicom.requestor import describe
 from dicom_gam.dicom.sender import UNREADABLE, Answer, read_file
 from dicom_gam.dicom.statuses import explain, is_stored
-from dicom_gam.dicom.tls import client_context
 from dicom_gam.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def probe(destination: Destination, calling_ae_title: str) -> None:
     with _client(destination) as client:
         query = {"StudyInstanceUID": f"2.25.{uuid.uuid4().int}", "limit": "1"}
         try:
-            with client.stream("GET", f"{_root(destination)}/studies", params=query) as response:
+            with client.stream("GET", f"{root_url(destination)}/studies", params=query) as response:
                 status = response.status_code
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _unreachable(destination, error) from error
@@ -93,32 +92,8 @@ def probe(destination: Destination, calling_ae_title: str) -> None:
         raise DeliveryError(f"{describe(destination)} {_redirected(status)}")
 
 
-@contextmanager
-def _client(destination: Destination) -> Iterator[httpx.Client]:
-    """One connection, to this server alone: data of patients follows no redirect and no proxy of the environment."""
-    headers = {"Accept": _JSON, "Accept-Encoding": "identity", "User-Agent": "dicom_gam"} | _authorization(destination)
-    verify: Any = client_context(destination) if str(destination.url).startswith("https:") else False
-    with httpx.Client(
-        headers=headers, verify=verify, timeout=destination.timeout_s, follow_redirects=False, trust_env=False
-    ) as client:
-        yield client
-
-
-def _authorization(destination: Destination) -> dict[str, str]:
-    """Read anew each time, so that a token can be replaced while the node runs. Raises DeliveryError."""
-    path = destination.authorization_file
-    if path is None:
-        return {}
-    try:
-        value = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it holds more than ASCII"
-        msg = f"{describe(destination)}: authorization_file {path} can't be read ({reason})"
-        raise DeliveryError(msg) from error
-    if not value or not value.isprintable():
-        msg = f"{describe(destination)}: authorization_file {path} must hold one line, such as `Bearer ...`"
-        raise DeliveryError(msg)
-    return {"Authorization": value}
+def _client(destination: Destination) -> httpx.Client:
+    return open_client(destination, {"Accept": _JSON, "User-Agent": "dicom_gam"})
 
 
 def _send_one(client: httpx.Client, destination: Destination, sop_instance_uid: str, content: bytes) -> Answer:
@@ -139,7 +114,7 @@ def _send_one(client: httpx.Client, destination: Destination, sop_instance_uid: 
         yield tail
 
     try:
-        with client.stream("POST", f"{_root(destination)}/studies", content=body(), headers=headers) as response:
+        with client.stream("POST", f"{root_url(destination)}/studies", content=body(), headers=headers) as response:
             text = _bounded(response, time.monotonic() + destination.timeout_s)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise _unreachable(destination, error) from error
@@ -209,10 +184,6 @@ def _no(words: str) -> Answer:
 
 def _redirected(status: int) -> str:
     return f"sends us elsewhere ({status}), which is not followed: give the url that it is really at"
-
-
-def _root(destination: Destination) -> str:
-    return str(destination.url).rstrip("/")
 
 
 def _unreachable(destination: Destination, error: Exception) -> DeliveryError:

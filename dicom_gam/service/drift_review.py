@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from dicom_gam.errors import StorageError
-from dicom_gam.service.store import AUDIT_FILE, DATABASE_FILE
+from dicom_gam.service.store import AUDIT_FILE, database_of
 from dicom_gam.storage.audit import AuditLog
 from dicom_gam.storage.sqlite import Database, SqliteAuditHead
 from dicom_gam.storage.sqlite_drift import SqliteDrift
@@ -52,7 +52,4 @@ def _summary(reading: DriftReading) -> dict[str, object]:
 
 
 def _open(storage: Path) -> Database:
-    if not (storage / DATABASE_FILE).is_file():
-        msg = f"{storage} is not the storage folder of a node: give the path that node.storage names"
-        raise StorageError(msg)
-    return Database(storage / DATABASE_FILE)
+    return Database(database_of(storage))

@@ -17,12 +17,12 @@ import dicom_gam
 from dicom_gam.dicom.access import wide_open
 from dicom_gam.dicom.destination import send as send_over_network
 from dicom_gam.dicom.listener import open_port
-from dicom_gam.errors import ConfigError, DicomGamError, StorageError
+from dicom_gam.errors import ConfigError, DicomGamError
 from dicom_gam.service.front_door import make_listener
 from dicom_gam.service.outbox import Courier
 from dicom_gam.service.receivers import Receivers
 from dicom_gam.service.retention import Keeper
-from dicom_gam.service.store import AUDIT_FILE, DATABASE_FILE, hold_intake, make_folder, open_store, own
+from dicom_gam.service.store import AUDIT_FILE, database_of, hold_intake, make_folder, open_store, own
 from dicom_gam.service.worker import Worker
 from dicom_gam.storage.audit import verify
 from dicom_gam.storage.sqlite import Database, SqliteAuditHead
@@ -319,10 +319,7 @@ def verify_audit_log(storage: Path) -> int:
 
     Raises AuditError that names the first bad record, StorageError when there is no such storage.
     """
-    if not (storage / DATABASE_FILE).is_file():
-        msg = f"{storage} is not the storage folder of a node: give the path that node.storage names"
-        raise StorageError(msg)
-    database = Database(storage / DATABASE_FILE)
+    database = Database(database_of(storage))
     try:
         return verify(storage / AUDIT_FILE, SqliteAuditHead(database).read())
     finally:

@@ -96,11 +96,6 @@ class Receivers:
         msg = f"a receiver process ends at once, {STARTS} times now (exit status {status}): see the lines above"
         raise ConfigError(msg)
 
-    def process_ids(self) -> list[int]:
-        """The process IDs of the receivers that run."""
-        with self._lock:
-            return [process.pid for process in self._processes]
-
     def _launch(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-m", "dicom_gam.service.receiver"],

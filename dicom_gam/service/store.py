@@ -69,13 +69,21 @@ def open_store(settings: Settings, *, create: bool = False) -> Store:
     folder = settings.node.storage
     if create:
         make_folder(folder)
-    elif not (folder / DATABASE_FILE).is_file():
-        msg = f"{folder} is not the storage folder of a node: give the path that node.storage names"
-        raise StorageError(msg)
+    else:
+        database_of(folder)
     with ExitStack() as stack:
         store = Store(settings, stack)
         store.closing = stack.pop_all()
     return store
+
+
+def database_of(folder: Path) -> Path:
+    """The database of a storage folder. Raises StorageError when the folder is none."""
+    path = folder / DATABASE_FILE
+    if not path.is_file():
+        msg = f"{folder} is not the storage folder of a node: give the path that node.storage names"
+        raise StorageError(msg)
+    return path
 
 
 def lock(path: Path, kind: int, wait_s: float, why: str) -> int:

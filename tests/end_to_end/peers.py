@@ -17,6 +17,10 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 NODE_AE = "GAM_TEST"
+DICOMWEB = {  # the settings of an Orthanc that speaks DICOMweb too
+    "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+    "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+}
 
 
 def free_port() -> int:
@@ -56,10 +60,14 @@ def with_new_uid(name: str, target: Path, seed: str) -> str:
 
 
 class Orthanc:
-    """Debian's Orthanc on loopback, with its storage in a folder of the test's."""
+    """Debian's Orthanc on loopback, with its storage in a folder of the test's; `more` goes over its settings.
 
-    def __init__(self, folder: Path, node_port: int) -> None:
+    After `stop` it can be started again, on the same folder and ports.
+    """
+
+    def __init__(self, folder: Path, node_port: int, **more) -> None:
         self.http, self.dicom = free_port(), free_port()
+        self._folder = folder
         folder.mkdir(parents=True)
         settings = {
             "Name": "test",
@@ -75,12 +83,14 @@ class Orthanc:
             "DicomAlwaysAllowStore": True,
             "Plugins": [],
             "DicomModalities": {"node": [NODE_AE, "127.0.0.1", node_port]},
-        }
+        } | more
         (folder / "orthanc.json").write_text(json.dumps(settings))
-        self._log = (folder / "orthanc.log").open("w")
-        self._process = subprocess.Popen(
-            [program("Orthanc"), str(folder / "orthanc.json")], stdout=self._log, stderr=self._log
-        )
+        self.start()
+
+    def start(self) -> None:
+        self._log = (self._folder / "orthanc.log").open("a")
+        command = [program("Orthanc"), str(self._folder / "orthanc.json")]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         wait_for(self._is_up, what="Orthanc's start")
 
     def _is_up(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import urllib.request
 from pathlib import Path
 
@@ -16,44 +14,18 @@ from dicom_gam.errors import DeliveryError
 from dicom_gam.sections import Destination
 from dicom_gam.service.commitment import settle_report
 from tests.dicom.front_door import FrontDoor
-from tests.end_to_end.peers import Orthanc, free_port, program, wait_for
+from tests.end_to_end.peers import DICOMWEB, Orthanc, free_port, wait_for
 from tests.service.post_office import QUICK, PostOffice
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector (transport.py, _shutdown_socket).
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
-WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 class OrthancWithWeb(Orthanc):
-    """Orthanc that speaks DICOMweb too, and can be stopped and started again on its own folder and ports."""
+    """Orthanc that speaks DICOMweb too, and knows the node by another title."""
 
     def __init__(self, folder: Path, node_port: int) -> None:
-        self.http, self.dicom = free_port(), free_port()
-        self._folder = folder
-        folder.mkdir(parents=True)
-        settings = {
-            "Name": "test",
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"),
-            "HttpPort": self.http,
-            "DicomPort": self.dicom,
-            "DicomAet": "ORTHANC",
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "DicomCheckCalledAet": False,
-            "DicomAlwaysAllowStore": True,
-            "Plugins": [str(WEB)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-            "DicomModalities": {"node": ["DICOM_GAM", "127.0.0.1", node_port]},
-        }
-        (folder / "orthanc.json").write_text(json.dumps(settings))
-        self.start()
-
-    def start(self) -> None:
-        self._log = (self._folder / "orthanc.log").open("a")
-        command = [program("Orthanc"), str(self._folder / "orthanc.json")]
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
-        wait_for(self._is_up, what="Orthanc's start")
+        super().__init__(folder, node_port, **DICOMWEB, DicomModalities={"node": ["DICOM_GAM", "127.0.0.1", node_port]})
 
     def uids(self) -> list[str]:
         return [tags["SOPInstanceUID"] for tags in self.instances().values()]

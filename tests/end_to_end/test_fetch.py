@@ -18,10 +18,9 @@ from dicom_gam.service.node import Node
 from dicom_gam.service.store import AUDIT_FILE, open_store
 from dicom_gam.storage.audit import records
 from tests.dicom.radiograph_files import STUDY, standard_pixels, write
-from tests.end_to_end.peers import NODE_AE, Orthanc, free_port, program, sample, wait_for
+from tests.end_to_end.peers import DICOMWEB, NODE_AE, Orthanc, sample
 from tests.service.fakes import process
 
-WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 SERIES_OF = {"CR": "1.2.826.0.1.2", "MR": "1.2.826.0.1.4"}
 SYNTAXES = {
     uids.ImplicitVRLittleEndian: "1.2.826.0.1.3.1",
@@ -39,29 +38,8 @@ class RetrievableOrthanc(Orthanc):
     """Orthanc that lets everyone query and retrieve, also by DICOMweb."""
 
     def __init__(self, folder: Path) -> None:
-        self.http, self.dicom = free_port(), free_port()
-        folder.mkdir(parents=True)
-        settings = {
-            "Name": "test",
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"),
-            "HttpPort": self.http,
-            "DicomPort": self.dicom,
-            "DicomAet": "ORTHANC",
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "DicomAlwaysAllowFind": True,
-            "DicomAlwaysAllowGet": True,
-            "DicomAlwaysAllowMove": True,
-            "Plugins": [str(WEB)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
-        (folder / "orthanc.json").write_text(json.dumps(settings))
-        self._log = (folder / "orthanc.log").open("w")
-        self._process = subprocess.Popen(
-            [program("Orthanc"), str(folder / "orthanc.json")], stdout=self._log, stderr=self._log
-        )
-        wait_for(self._is_up, what="Orthanc's start")
+        allowed = dict.fromkeys(("DicomAlwaysAllowFind", "DicomAlwaysAllowGet", "DicomAlwaysAllowMove"), True)
+        super().__init__(folder, 0, **DICOMWEB, **allowed, DicomModalities={})  # see `learn`
 
     def learn(self, node: Node) -> None:
         """Enter a running node into the list of destinations."""
