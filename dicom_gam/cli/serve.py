@@ -12,6 +12,7 @@ from dicom_gam.bundle.bundle import load_bundle, select_device
 from dicom_gam.config import load_settings
 from dicom_gam.dicom.decoder_pool import DecoderPool
 from dicom_gam.pipeline import Pipeline
+from dicom_gam.service.front_door import refuse_wide_open
 from dicom_gam.service.node import Node, run_until_signal
 
 
@@ -29,6 +30,7 @@ def serve(
     for client in ("httpx", "httpcore"):
         logging.getLogger(client).setLevel(logging.WARNING)
     settings = load_settings(config)
+    refuse_wide_open(settings)  # before the bundles are loaded, which takes a while
     device = select_device(settings.processing.device)
     bundles = {name: load_bundle(name, device) for name in settings.bundles}
     about = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES
+from dicom_gam.dicom.access import wide_open
 from dicom_gam.dicom.listener import OTHER_CLASSES, Listener, ListenerOptions
+from dicom_gam.errors import ConfigError
 from dicom_gam.service.commitment import settle_report
 from dicom_gam.service.intake import Intake
 
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from dicom_gam.service.store import Store
 
 SLOTS_FILE = "associations.lock"
+
+
+def refuse_wide_open(settings: Settings) -> None:
+    """Raise ConfigError when the door would be open beyond this machine, and nobody has said so in words."""
+    refusal = wide_open(settings.node.host, settings.access)
+    if refusal:
+        raise ConfigError(refusal)
 
 
 def make_listener(

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import dicom_gam
-from dicom_gam.dicom.access import wide_open
 from dicom_gam.dicom.destination import send as send_over_network
 from dicom_gam.dicom.listener import open_port
 from dicom_gam.errors import ConfigError, DicomGamError
-from dicom_gam.service.front_door import make_listener
+from dicom_gam.service.front_door import make_listener, refuse_wide_open
 from dicom_gam.service.outbox import Courier
 from dicom_gam.service.receivers import Receivers
 from dicom_gam.service.retention import Keeper
@@ -72,9 +71,7 @@ class Node:
 
         Raises StorageError, AuditError or ConfigError; then everything opened so far is closed again.
         """
-        refusal = wide_open(self._settings.node.host, self._settings.access)
-        if refusal:
-            raise ConfigError(refusal)
+        refuse_wide_open(self._settings)
         with ExitStack() as stack:
             self._open_storage(stack)
             self._worker = self._make_worker()

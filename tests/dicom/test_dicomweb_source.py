@@ -1,8 +1,6 @@
 """Getting studies by DICOMweb, from servers that answer in each of the usual and unusual ways."""
 
 import json
-import ssl
-import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +16,7 @@ from dicom_gam.dicom.part10 import read_meta
 from dicom_gam.dicom.retrieve import Listed, RetrieveError
 from dicom_gam.sections import Source
 from tests.dicom.radiograph_files import SERIES, STUDY, header, standard_pixels
+from tests.dicom.self_signed import self_signed
 from tests.dicom.test_retrieve import Inbox, station
 
 CR = uids.ComputedRadiographyImageStorage
@@ -260,14 +259,10 @@ def test_a_server_that_is_not_there_is_told_once():
 
 
 def test_a_server_is_trusted_by_its_certificate_alone(tmp_path):
-    key, path = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(path)]
-    subprocess.run([*command.split(), *names], check=True, capture_output=True, timeout=60)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path, key)
+    made = self_signed(tmp_path, "localhost")
+    context = made.server_context()
     answer = constantly(200, JSON, json.dumps([item(1)]).encode())
-    with opened(answer, ssl_context=context, ca=path) as remote:
+    with opened(answer, ssl_context=context, ca=made.certificate) as remote:
         assert remote.find(STUDY) == [listed(1)]
     with (
         opened(answer, ssl_context=context) as remote,

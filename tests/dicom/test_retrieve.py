@@ -2,8 +2,6 @@
 
 import gc
 import socket
-import ssl
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from dicom_gam.dicom.retrieve import Listed, RetrieveError, Station, take, why_n
 from dicom_gam.errors import StorageError
 from dicom_gam.sections import Source
 from tests.dicom.radiograph_files import SERIES, STUDY, header, standard_pixels
+from tests.dicom.self_signed import self_signed
 
 CR, CT, SC = uids.ComputedRadiographyImageStorage, uids.CTImageStorage, uids.SecondaryCaptureImageStorage
 LITTLE = uids.ExplicitVRLittleEndian
@@ -415,21 +414,14 @@ def test_an_archive_that_is_not_there_or_does_not_know_us_is_told():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    key, path = folder / "key.pem", folder / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(path)]
-    subprocess.run([*command.split(), *names], check=True, capture_output=True, timeout=60)
-    return path, key
+    return self_signed(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 def test_a_study_comes_over_tls_and_only_from_who_is_trusted(certificate):
-    path, key = certificate
     archive, inbox = Archive([image(1)]), Inbox()
-    archive.ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    archive.ssl_context.load_cert_chain(path, key)
+    archive.ssl_context = certificate.server_context()
     with archive.running() as port:
-        remote = opened(port, inbox, tls=True, ca=path)
+        remote = opened(port, inbox, tls=True, ca=certificate.certificate)
         assert got(remote, remote.find(STUDY)) == {"1.2.3.1": ""}
         with pytest.raises(RetrieveError, match="shows a certificate that is not trusted"):
             opened(port, inbox, tls=True).find(STUDY)
