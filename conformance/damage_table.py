@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom.uid as uids
 
-from dicom_gam.dicom.acceptance import ACCEPTED_TRANSFER_SYNTAXES, NATIVE_TRANSFER_SYNTAXES
+from dicom_gam.dicom.image.acceptance import ACCEPTED_TRANSFER_SYNTAXES, NATIVE_TRANSFER_SYNTAXES
 from dicom_gam.records import Radiograph
 from tests.dicom.radiograph_files import data_set_start, decode, frame_of, with_frame, write
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dicom_gam.bundle.bundle import Bundle
 from dicom_gam.bundle.verifier import prepare, verify_batch
 from dicom_gam.config import Settings
-from dicom_gam.dicom.results import encode_results
+from dicom_gam.dicom.result.results import encode_results
 from dicom_gam.errors import ConfigError, EncodingError
 from dicom_gam.records import (
     AIResult,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# DCMTK's programs before pynetdicom's of the same names, which an activated environment would find first.
+_own = str(Path(sys.prefix) / "bin")
+_others = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != _own]
+os.environ["PATH"] = os.pathsep.join([*_others, _own])
 
 # A gate gives the same answer twice: its examples are always the same. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("gate", derandomize=True, database=None)

@@ -11,8 +11,8 @@ from pydicom.data import get_testdata_file
 
 from dicom_gam.bundle.bundle import load_bundle
 from dicom_gam.config import BUILT_IN_BUNDLE, Settings
-from dicom_gam.dicom.decode import read_instance
-from dicom_gam.dicom.decoder_pool import DecoderPool
+from dicom_gam.dicom.image.decode import read_instance
+from dicom_gam.dicom.image.decoder_pool import DecoderPool
 from dicom_gam.errors import ConfigError
 from dicom_gam.pipeline import Pipeline
 from dicom_gam.records import Reason, ResultReference, Task, Verdict

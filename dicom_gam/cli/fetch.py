@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dicom_gam.config import load_settings
 from dicom_gam.dicom.identity import is_uid
-from dicom_gam.dicom.retrieve import Listed
+from dicom_gam.dicom.scu.retrieve import Listed
 from dicom_gam.errors import ConfigError
 from dicom_gam.service.fetch import FetchReport, Progress, fetch_studies, source_named, survey_studies
 from dicom_gam.service.work_list import read_work_list

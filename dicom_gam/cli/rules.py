@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from dicom_gam.config import Settings, load_settings
-from dicom_gam.dicom.acceptance import Refused, refuse_unaccepted
-from dicom_gam.dicom.decode import read_instance
-from dicom_gam.dicom.part10 import Part10, read_part10
-from dicom_gam.dicom.rules import KeyExplanation, RuleExplanation, decide, explain
+from dicom_gam.dicom.image.acceptance import Refused, refuse_unaccepted
+from dicom_gam.dicom.image.decode import read_instance
+from dicom_gam.dicom.image.part10 import Part10, read_part10
+from dicom_gam.dicom.image.rules import KeyExplanation, RuleExplanation, decide, explain
 from dicom_gam.records import Decision, Rejection
 from dicom_gam.sections import Rule
 

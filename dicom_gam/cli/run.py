@@ -17,9 +17,9 @@ from rich.text import Text
 
 from dicom_gam.bundle.bundle import load_bundle, select_device
 from dicom_gam.config import Settings, load_settings
-from dicom_gam.dicom.decode import read_instance
-from dicom_gam.dicom.decoder_pool import DecoderPool
-from dicom_gam.dicom.secondary_capture import overlay_png
+from dicom_gam.dicom.image.decode import read_instance
+from dicom_gam.dicom.image.decoder_pool import DecoderPool
+from dicom_gam.dicom.result.secondary_capture import overlay_png
 from dicom_gam.errors import ConfigError
 from dicom_gam.pipeline import Pipeline
 from dicom_gam.records import AIResult, Rejection, Task

@@ -10,7 +10,7 @@ import typer
 
 from dicom_gam.bundle.bundle import load_bundle, select_device
 from dicom_gam.config import load_settings
-from dicom_gam.dicom.decoder_pool import DecoderPool
+from dicom_gam.dicom.image.decoder_pool import DecoderPool
 from dicom_gam.pipeline import Pipeline
 from dicom_gam.service.front_door import refuse_wide_open
 from dicom_gam.service.node import Node, run_until_signal

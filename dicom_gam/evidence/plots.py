@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
-from dicom_gam.dicom.attended_region import LEVEL, resized
+from dicom_gam.dicom.result.attended_region import LEVEL, resized
 from dicom_gam.evidence.cases import Case
 from dicom_gam.evidence.evaluate import Detection, FalseFail, Point
 from dicom_gam.evidence.methods import MethodComparison

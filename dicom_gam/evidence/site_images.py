@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_gam.config import IntakeSettings
-from dicom_gam.dicom.decode import decode_radiograph, read_instance
+from dicom_gam.dicom.image.decode import decode_radiograph, read_instance
 from dicom_gam.errors import DicomGamError, TrainingError
 from dicom_gam.records import Rejection
 from dicom_gam.training.images import load_pixels

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.special import logit
 
 from dicom_gam.core.measure import MEASUREMENTS, SMALLEST_PROBABILITY
-from dicom_gam.dicom.attended_region import LEVEL, resized
+from dicom_gam.dicom.result.attended_region import LEVEL, resized
 from dicom_gam.evidence.criteria import Conclusion, Criterion
 from dicom_gam.evidence.report import png
 from dicom_gam.evidence.site_images import load_site_image

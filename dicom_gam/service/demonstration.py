@@ -13,10 +13,10 @@ from pydicom.data import get_testdata_file
 
 from dicom_gam.bundle.bundle import load_bundle, select_device
 from dicom_gam.config import NodeSettings, Settings
-from dicom_gam.dicom.decoder_pool import DecoderPool
-from dicom_gam.dicom.secondary_capture import overlay_png
-from dicom_gam.dicom.sender import Answer, send
-from dicom_gam.dicom.stand_in_pacs import AE_TITLE, StandInPacs
+from dicom_gam.dicom.image.decoder_pool import DecoderPool
+from dicom_gam.dicom.result.secondary_capture import overlay_png
+from dicom_gam.dicom.scu.sender import Answer, send
+from dicom_gam.dicom.scu.stand_in_pacs import AE_TITLE, StandInPacs
 from dicom_gam.errors import ConfigError, DicomGamError
 from dicom_gam.pipeline import Pipeline
 from dicom_gam.sections import Destination

@@ -9,9 +9,9 @@ import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dicom_gam.dicom.access import refusal, wide_open
 from dicom_gam.dicom.certificate import certificates, validity
-from dicom_gam.dicom.destination import probe
+from dicom_gam.dicom.scp.access import refusal, wide_open
+from dicom_gam.dicom.scu.destination import probe
 from dicom_gam.dicom.tls import client_context, server_context
 from dicom_gam.errors import DicomGamError
 from dicom_gam.sections import Destination, Peer

@@ -16,9 +16,9 @@ from pydicom.uid import generate_uid
 from dicom_gam.bundle.bundle import bundle_files, load_bundle, select_device
 from dicom_gam.bundle.files import MANIFEST, digest
 from dicom_gam.bundle.manifest import parse_manifest
-from dicom_gam.dicom.decode import read_instance
-from dicom_gam.dicom.decoder_pool import DecoderPool
-from dicom_gam.dicom.sender import send
+from dicom_gam.dicom.image.decode import read_instance
+from dicom_gam.dicom.image.decoder_pool import DecoderPool
+from dicom_gam.dicom.scu.sender import send
 from dicom_gam.errors import BundleError, DicomGamError
 from dicom_gam.pipeline import Pipeline
 from dicom_gam.records import Rejection, Task

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES
-from dicom_gam.dicom.dicomweb_source import WebSource
-from dicom_gam.dicom.dimse_source import DimseSource
 from dicom_gam.dicom.identity import is_uid
-from dicom_gam.dicom.retrieve import RetrieveError, Station, Taken, why_not_wanted
+from dicom_gam.dicom.image.acceptance import ACCEPTED_SOP_CLASSES
+from dicom_gam.dicom.scu.dicomweb_source import WebSource
+from dicom_gam.dicom.scu.dimse_source import DimseSource
+from dicom_gam.dicom.scu.retrieve import RetrieveError, Station, Taken, why_not_wanted
 from dicom_gam.errors import ConfigError, DicomGamError, StorageError
 from dicom_gam.service.intake import Intake
 from dicom_gam.service.store import hold_intake, lock, open_store
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from dicom_gam.config import Settings
     from dicom_gam.dicom.arrival import Arrival, Reception
-    from dicom_gam.dicom.retrieve import Listed
+    from dicom_gam.dicom.scu.retrieve import Listed
     from dicom_gam.sections import Source
     from dicom_gam.service.store import Store
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES
-from dicom_gam.dicom.access import wide_open
-from dicom_gam.dicom.listener import OTHER_CLASSES, Listener, ListenerOptions
+from dicom_gam.dicom.image.acceptance import ACCEPTED_SOP_CLASSES
+from dicom_gam.dicom.scp.access import wide_open
+from dicom_gam.dicom.scp.listener import OTHER_CLASSES, Listener, ListenerOptions
 from dicom_gam.errors import ConfigError
 from dicom_gam.service.commitment import settle_report
 from dicom_gam.service.intake import Intake

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import dicom_gam
-from dicom_gam.dicom.destination import send as send_over_network
-from dicom_gam.dicom.listener import open_port
+from dicom_gam.dicom.scp.listener import open_port
+from dicom_gam.dicom.scu.destination import send as send_over_network
 from dicom_gam.errors import ConfigError, DicomGamError
 from dicom_gam.service.front_door import make_listener, refuse_wide_open
 from dicom_gam.service.outbox import Courier

@@ -7,8 +7,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from dicom_gam.dicom import commitment_request as over_network
-from dicom_gam.dicom.commitment_request import CommitmentRefusedError
+from dicom_gam.dicom.scu import commitment_request as over_network
+from dicom_gam.dicom.scu.commitment_request import CommitmentRefusedError
 from dicom_gam.errors import DicomGamError
 from dicom_gam.service.commitment import settle_report, unconfirmed
 from dicom_gam.storage.rows import Commitment

@@ -8,8 +8,8 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from dicom_gam.dicom import commitment_request as over_network
-from dicom_gam.dicom.destination import Send, send
+from dicom_gam.dicom.scu import commitment_request as over_network
+from dicom_gam.dicom.scu.destination import Send, send
 from dicom_gam.errors import ConfigError, DeliveryError, DicomGamError, StorageError
 from dicom_gam.service.commitment import delivery_keys, retry_delay_s, spread
 from dicom_gam.service.loop import Loop, describe
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from dicom_gam.config import DeliverySettings
-    from dicom_gam.dicom.sender import Answer
+    from dicom_gam.dicom.scu.sender import Answer
     from dicom_gam.sections import Destination
     from dicom_gam.service.notary import Ask
     from dicom_gam.storage.protocols import AuditTrail, Blobs, Outbox

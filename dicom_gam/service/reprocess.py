@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dicom_gam.dicom.result_file import series_of
+from dicom_gam.dicom.result.result_file import series_of
 from dicom_gam.errors import ConfigError, StorageError
 from dicom_gam.records import ResultReference
 from dicom_gam.service.store import LOCK_WAIT_S, hold_intake, lock, open_store

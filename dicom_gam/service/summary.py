@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dicom_gam.dicom.result_file import series_of
+from dicom_gam.dicom.result.result_file import series_of
 
 if TYPE_CHECKING:
     from dicom_gam.records import AIResult, Check, Measurement, Prediction, Verification

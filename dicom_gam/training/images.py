@@ -17,7 +17,7 @@ from rich.progress import track
 from dicom_gam.bundle.verifier import Prepared, prepare
 from dicom_gam.config import IntakeSettings
 from dicom_gam.core.preprocess import Preprocessing
-from dicom_gam.dicom.decode import decode_radiograph, read_instance
+from dicom_gam.dicom.image.decode import decode_radiograph, read_instance
 from dicom_gam.errors import TrainingError
 from dicom_gam.records import Rejection
 from dicom_gam.training.cues import Cue, parse_cue

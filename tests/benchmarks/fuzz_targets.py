@@ -14,19 +14,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dicom_gam.dicom import upper_layer
-from dicom_gam.dicom.acceptance import Refused
-from dicom_gam.dicom.acceptor import Door, serve_connection
 from dicom_gam.dicom.arrival import Arrival
-from dicom_gam.dicom.associate import decode_associate_request, encode_acceptance, grant, read_titles
-from dicom_gam.dicom.command_set import CommandError, decode_request, encode_response
-from dicom_gam.dicom.event_report import parse
 from dicom_gam.dicom.identity import look
-from dicom_gam.dicom.listener_options import ListenerOptions
-from dicom_gam.dicom.notices import Notices
-from dicom_gam.dicom.part10 import read_part10
-from dicom_gam.dicom.slots import Slots
-from dicom_gam.dicom.upper_layer import PduType, ProtocolError
+from dicom_gam.dicom.image.acceptance import Refused
+from dicom_gam.dicom.image.part10 import read_part10
+from dicom_gam.dicom.scp import upper_layer
+from dicom_gam.dicom.scp.acceptor import Door, serve_connection
+from dicom_gam.dicom.scp.associate import decode_associate_request, encode_acceptance, grant, read_titles
+from dicom_gam.dicom.scp.command_set import CommandError, decode_request, encode_response
+from dicom_gam.dicom.scp.event_report import parse
+from dicom_gam.dicom.scp.listener_options import ListenerOptions
+from dicom_gam.dicom.scp.notices import Notices
+from dicom_gam.dicom.scp.slots import Slots
+from dicom_gam.dicom.scp.upper_layer import PduType, ProtocolError
 from dicom_gam.service.intake import Intake
 from dicom_gam.storage.audit import AuditLog
 from dicom_gam.storage.blobs import FolderBlobs

@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from dicom_gam.config import OutputSettings
-from dicom_gam.dicom.results import encode_results
+from dicom_gam.dicom.result.results import encode_results
 from dicom_gam.records import (
     BundleIdentity,
     CalibrationRank,

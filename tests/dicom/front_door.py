@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from pynetdicom import AE
 
-from dicom_gam.dicom.listener import Listener, ListenerOptions
+from dicom_gam.dicom.scp.listener import Listener, ListenerOptions
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -17,7 +17,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_encoder
 
 from dicom_gam.config import IntakeSettings
-from dicom_gam.dicom.decode import decode_radiograph, read_instance
+from dicom_gam.dicom.image.decode import decode_radiograph, read_instance
 from dicom_gam.records import Radiograph, Reason, Rejection
 
 STUDY, SERIES, INSTANCE = "1.2.826.0.1.1", "1.2.826.0.1.2", "1.2.826.0.1.3"

@@ -7,9 +7,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from dicom_gam.config import IntakeSettings
-from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES, ACCEPTED_TRANSFER_SYNTAXES, RADIOGRAPHIC_MODALITIES
-from dicom_gam.dicom.decode import read_instance
-from dicom_gam.dicom.listener import OTHER_CLASSES
+from dicom_gam.dicom.image.acceptance import ACCEPTED_SOP_CLASSES, ACCEPTED_TRANSFER_SYNTAXES, RADIOGRAPHIC_MODALITIES
+from dicom_gam.dicom.image.decode import read_instance
+from dicom_gam.dicom.scp.listener import OTHER_CLASSES
 from dicom_gam.records import Radiograph, Reason, Rejection
 from tests.dicom.radiograph_files import INTAKE, STUDY, decode, header, pixels_of, reason_of, save, write
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dicom_gam.dicom.access import plain_address, refusal, shown_title, wide_open
+from dicom_gam.dicom.scp.access import plain_address, refusal, shown_title, wide_open
 from dicom_gam.sections import AccessSettings
 
 NOBODY = AccessSettings()

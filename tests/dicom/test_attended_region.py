@@ -5,7 +5,7 @@ import pytest
 from skimage.draw import polygon2mask
 from skimage.transform import resize
 
-from dicom_gam.dicom.attended_region import attended_fraction, attended_outline
+from dicom_gam.dicom.result.attended_region import attended_fraction, attended_outline
 from tests.dicom.example_results import blob
 
 

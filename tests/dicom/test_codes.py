@@ -4,7 +4,7 @@ import pytest
 from pydicom.sr._concepts_dict import concepts
 
 from dicom_gam.core.measure import MEASUREMENTS as TAKEN
-from dicom_gam.dicom import codes
+from dicom_gam.dicom.result import codes
 from dicom_gam.errors import EncodingError
 from dicom_gam.records import Verdict
 from tests.dicom.example_results import CONCEPTS, prediction

@@ -6,7 +6,7 @@ import pydicom.uid as uids
 import pytest
 
 from conformance.damage_table import CHANGED, DOCUMENT, REFUSED, SAME, document, measure
-from dicom_gam.dicom.acceptance import ACCEPTED_TRANSFER_SYNTAXES
+from dicom_gam.dicom.image.acceptance import ACCEPTED_TRANSFER_SYNTAXES
 
 
 def test_a_measurement_can_be_repeated_and_counts_every_case(tmp_path):

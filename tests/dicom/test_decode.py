@@ -16,9 +16,9 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 
 from dicom_gam.config import IntakeSettings
-from dicom_gam.dicom.acceptance import ACCEPTED_TRANSFER_SYNTAXES, NATIVE_TRANSFER_SYNTAXES
-from dicom_gam.dicom.decode import read_instance
-from dicom_gam.dicom.stored_pixels import CODECS
+from dicom_gam.dicom.image.acceptance import ACCEPTED_TRANSFER_SYNTAXES, NATIVE_TRANSFER_SYNTAXES
+from dicom_gam.dicom.image.decode import read_instance
+from dicom_gam.dicom.image.stored_pixels import CODECS
 from dicom_gam.records import Radiograph, Reason, ReceivedInstance
 from tests.dicom.radiograph_files import (
     COMPRESSED,

@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from dicom_gam.config import Settings, settings_from
-from dicom_gam.dicom import decoder_pool
-from dicom_gam.dicom.acceptance import ACCEPTED_TRANSFER_SYNTAXES
-from dicom_gam.dicom.decode import decode_task, read_instance
-from dicom_gam.dicom.decoder_pool import DecoderPool
-from dicom_gam.dicom.rules import decide
+from dicom_gam.dicom.image import decoder_pool
+from dicom_gam.dicom.image.acceptance import ACCEPTED_TRANSFER_SYNTAXES
+from dicom_gam.dicom.image.decode import decode_task, read_instance
+from dicom_gam.dicom.image.decoder_pool import DecoderPool
+from dicom_gam.dicom.image.rules import decide
 from dicom_gam.errors import DicomGamError, StorageError
 from dicom_gam.records import Decision, Radiograph, Reason, ReceivedInstance, Rejection, Task
 from tests.dicom.radiograph_files import (
@@ -333,7 +333,7 @@ def decoder_that(folder: Path, behaviours: dict[str, str]) -> tuple[str, ...]:
     script = folder / "decoder.py"
     script.write_text(
         "import os, signal, time\n"
-        "from dicom_gam.dicom import decoder_process\n"
+        "from dicom_gam.dicom.image import decoder_process\n"
         f"behaviours = {behaviours!r}\n"
         "real = decoder_process.decode_with_header\n"
         "def decode(instance, *rest):\n"
@@ -492,7 +492,7 @@ def test_a_decoder_ends_with_its_parent_even_in_the_midst_of_an_image(tmp_path, 
     program = (
         "import datetime, os, pathlib, threading\n"
         "from dicom_gam.config import settings_from\n"
-        "from dicom_gam.dicom.decoder_pool import DecoderPool\n"
+        "from dicom_gam.dicom.image.decoder_pool import DecoderPool\n"
         "from dicom_gam.records import ReceivedInstance, Task\n"
         f"pool = DecoderPool(settings_from({{'decoding': {{'processes': 1, 'timeout_s': 500}}}}), {command!r})\n"
         f"instance = ReceivedInstance(pathlib.Path({str(image)!r}), '1.2', '1.2', '1.2', '', 0)\n"

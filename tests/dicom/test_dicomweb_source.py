@@ -11,9 +11,9 @@ import pytest
 from pynetdicom.dsutils import encode
 
 from dicom_gam.dicom.arrival import part_10_header
-from dicom_gam.dicom.dicomweb_source import HEAD_BYTES, WebSource
-from dicom_gam.dicom.part10 import read_meta
-from dicom_gam.dicom.retrieve import Listed, RetrieveError
+from dicom_gam.dicom.image.part10 import read_meta
+from dicom_gam.dicom.scu.dicomweb_source import HEAD_BYTES, WebSource
+from dicom_gam.dicom.scu.retrieve import Listed, RetrieveError
 from dicom_gam.sections import Source
 from tests.dicom.radiograph_files import SERIES, STUDY, header, standard_pixels
 from tests.dicom.self_signed import self_signed

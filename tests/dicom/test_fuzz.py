@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicom_gam.dicom.command_set import CommandError, decode_request, encode_response
+from dicom_gam.dicom.scp.command_set import CommandError, decode_request, encode_response
 from tests.benchmarks import fuzz_corpus as corpus
 from tests.benchmarks.fuzz_front_door import SEEDS, attempt, descriptors
 from tests.benchmarks.fuzz_targets import make, targets

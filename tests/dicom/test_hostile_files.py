@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
-from dicom_gam.dicom.decode import decode_radiograph, read_instance
+from dicom_gam.dicom.image.decode import decode_radiograph, read_instance
 from dicom_gam.errors import StorageError
 from dicom_gam.records import Radiograph, Reason, ReceivedInstance, Rejection
 from tests.dicom.radiograph_files import (

@@ -25,10 +25,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES, ACCEPTED_TRANSFER_SYNTAXES
 from dicom_gam.dicom.arrival import part_10_header
 from dicom_gam.dicom.identity import Identity, is_uid, look
-from dicom_gam.dicom.listener import OTHER_CLASSES, Listener, ListenerOptions
+from dicom_gam.dicom.image.acceptance import ACCEPTED_SOP_CLASSES, ACCEPTED_TRANSFER_SYNTAXES
+from dicom_gam.dicom.scp.listener import OTHER_CLASSES, Listener, ListenerOptions
 from dicom_gam.errors import ConfigError, DeliveryError, StorageError
 from tests.dicom.front_door import FrontDoor, associate, dcmtk, storescu, until
 

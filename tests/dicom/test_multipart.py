@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from dicom_gam.dicom.multipart import MAXIMUM_HEAD_BYTES, Multipart
-from dicom_gam.dicom.retrieve import RetrieveError
+from dicom_gam.dicom.scu.multipart import MAXIMUM_HEAD_BYTES, Multipart
+from dicom_gam.dicom.scu.retrieve import RetrieveError
 
 BOUNDARY = b"boundary"
 BODY = b"--boundary\r\nContent-Type: application/dicom\r\n\r\nDATA\r\n--boundary--\r\n"

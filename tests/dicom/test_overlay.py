@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 from skimage.color import rgb2lab
 
 from dicom_gam.config import OutputSettings
-from dicom_gam.dicom import overlay as drawing
-from dicom_gam.dicom.overlay import render_overlay
-from dicom_gam.dicom.overlay_layout import WHITE, Box, Layout, font, plan, text_width, wrapped
-from dicom_gam.dicom.overlay_text import banner, comparison
+from dicom_gam.dicom.result import overlay as drawing
+from dicom_gam.dicom.result.overlay import render_overlay
+from dicom_gam.dicom.result.overlay_layout import WHITE, Box, Layout, font, plan, text_width, wrapped
+from dicom_gam.dicom.result.overlay_text import banner, comparison
 from dicom_gam.records import BundleIdentity, Measurement, Prediction
 from tests.dicom.example_results import BUNDLE, blob, check, measurement, prediction, thorax, verification
 

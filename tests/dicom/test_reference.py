@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicom_gam.dicom.reference import PATIENT_AND_STUDY, sanitised_reference
+from dicom_gam.dicom.result.reference import PATIENT_AND_STUDY, sanitised_reference
 from dicom_gam.errors import EncodingError
 from dicom_gam.records import Radiograph
 from tests.dicom.example_results import bare_source, dx_source, encoded, radiograph

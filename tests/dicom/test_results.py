@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_gam import __version__
 from dicom_gam.config import IntakeSettings, OutputSettings
-from dicom_gam.dicom.acceptance import Refused, refuse_unaccepted
+from dicom_gam.dicom.image.acceptance import Refused, refuse_unaccepted
 from dicom_gam.records import BundleIdentity, Reason, ResultObject
 from tests.dicom.example_results import (
     BUNDLE,

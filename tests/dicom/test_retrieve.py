@@ -16,9 +16,9 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dsutils import encode
 from pynetdicom.transport import ThreadedAssociationServer
 
-from dicom_gam.dicom.acceptance import ACCEPTED_SOP_CLASSES
-from dicom_gam.dicom.dimse_source import CLASSES_PER_ASSOCIATION, FIND, GET, MOVE, DimseSource
-from dicom_gam.dicom.retrieve import Listed, RetrieveError, Station, take, why_not_wanted
+from dicom_gam.dicom.image.acceptance import ACCEPTED_SOP_CLASSES
+from dicom_gam.dicom.scu.dimse_source import CLASSES_PER_ASSOCIATION, FIND, GET, MOVE, DimseSource
+from dicom_gam.dicom.scu.retrieve import Listed, RetrieveError, Station, take, why_not_wanted
 from dicom_gam.errors import StorageError
 from dicom_gam.sections import Source
 from tests.dicom.radiograph_files import SERIES, STUDY, header, standard_pixels

@@ -10,7 +10,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from dicom_gam.dicom.rules import ATTRIBUTES, decide, explain
+from dicom_gam.dicom.image.rules import ATTRIBUTES, decide, explain
 from dicom_gam.records import Decision, ReceivedInstance
 from dicom_gam.sections import Condition, Rule
 

@@ -9,8 +9,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_gam.config import OutputSettings
-from dicom_gam.dicom.overlay import render_overlay
-from dicom_gam.dicom.secondary_capture import overlay_png
+from dicom_gam.dicom.result.overlay import render_overlay
+from dicom_gam.dicom.result.secondary_capture import overlay_png
 from tests.dicom.example_results import (
     BUNDLE,
     bare_source,

@@ -26,7 +26,7 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
-from dicom_gam.dicom.sender import echo, send
+from dicom_gam.dicom.scu.sender import echo, send
 from dicom_gam.dicom.statuses import explain, is_stored, status_of
 from dicom_gam.errors import AuditError, ConfigError, DeliveryError, StorageError
 from dicom_gam.sections import Destination
@@ -332,7 +332,7 @@ def test_an_object_that_can_not_be_reencoded_is_hopeless_and_the_next_one_goes(s
 
 
 def test_more_classes_than_one_association_can_offer_go_over_several(serve, monkeypatch):
-    monkeypatch.setattr("dicom_gam.dicom.sender.MAXIMUM_CONTEXTS", 2)  # one class, its own syntax and one other
+    monkeypatch.setattr("dicom_gam.dicom.scu.sender.MAXIMUM_CONTEXTS", 2)  # one class, its own syntax and one other
     associations = []
     port, received = serve(
         (CT, ExplicitVRLittleEndian),

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from dicom_gam.dicom.slots import Slots
+from dicom_gam.dicom.scp.slots import Slots
 from dicom_gam.errors import ConfigError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dicom_gam.dicom.slots import Slots
+from dicom_gam.dicom.scp.slots import Slots
 slots = Slots(Path(sys.argv[1]))
 taken = [slots.take("associations", 3) for _ in range(int(sys.argv[2]))]
 print(sum(slot is not None for slot in taken), flush=True)

@@ -14,10 +14,10 @@ from pydicom.sr._concepts_dict import concepts
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from dicom_gam.config import OutputSettings
-from dicom_gam.dicom import codes
-from dicom_gam.dicom.attended_region import attended_outline
-from dicom_gam.dicom.result_file import series_of
-from dicom_gam.dicom.results import encode_results
+from dicom_gam.dicom.result import codes
+from dicom_gam.dicom.result.attended_region import attended_outline
+from dicom_gam.dicom.result.result_file import series_of
+from dicom_gam.dicom.result.results import encode_results
 from dicom_gam.errors import EncodingError
 from dicom_gam.records import BundleIdentity, CodedConcept, Measurement, ResultObject, ResultReference
 from tests.dicom.example_results import (

@@ -11,8 +11,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from dicom_gam.dicom.destination import probe, send_for
-from dicom_gam.dicom.stow import MAXIMUM_ANSWER_BYTES, send
+from dicom_gam.dicom.scu.destination import probe, send_for
+from dicom_gam.dicom.scu.stow import MAXIMUM_ANSWER_BYTES, send
 from dicom_gam.errors import DeliveryError
 from dicom_gam.sections import Destination
 from tests.dicom.self_signed import self_signed
@@ -112,7 +112,7 @@ def test_the_very_bytes_arrive_as_one_part_of_a_multipart_request(server):
 def test_a_destination_with_a_url_is_sent_to_by_stow_and_one_without_by_c_store(server):
     assert send_for(server.destination()) is send
     dimse = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104)
-    assert send_for(dimse).__module__ == "dicom_gam.dicom.sender"
+    assert send_for(dimse).__module__ == "dicom_gam.dicom.scu.sender"
 
 
 def test_each_object_has_its_own_answer_and_its_own_boundary(server):
@@ -129,7 +129,7 @@ def test_each_object_has_its_own_answer_and_its_own_boundary(server):
 def test_the_boundary_is_never_within_the_object(server, monkeypatch):
     inside, free = "a" * 32, "b" * 32
     names = iter([inside, free])
-    monkeypatch.setattr("dicom_gam.dicom.stow.uuid.uuid4", lambda: type("Made", (), {"hex": next(names)}))
+    monkeypatch.setattr("dicom_gam.dicom.scu.stow.uuid.uuid4", lambda: type("Made", (), {"hex": next(names)}))
     list(send(server.destination(), "DICOM_GAM", [FILE + inside.encode()]))
     assert server.requests[0][2]["Content-Type"].endswith(f"boundary={free}")
 

@@ -16,12 +16,12 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from dicom_gam.dicom.acceptor import Door, serve_connection
 from dicom_gam.dicom.commitment import CommitmentReport
-from dicom_gam.dicom.listener import ListenerOptions
-from dicom_gam.dicom.notices import TOLD_SINGLY, WINDOW_S, Notices
-from dicom_gam.dicom.slots import Slots
-from dicom_gam.dicom.upper_layer import encode_command, fragments
+from dicom_gam.dicom.scp.acceptor import Door, serve_connection
+from dicom_gam.dicom.scp.listener import ListenerOptions
+from dicom_gam.dicom.scp.notices import TOLD_SINGLY, WINDOW_S, Notices
+from dicom_gam.dicom.scp.slots import Slots
+from dicom_gam.dicom.scp.upper_layer import encode_command, fragments
 from dicom_gam.errors import StorageError
 from dicom_gam.sections import AccessSettings
 from tests.dicom.front_door import (

@@ -9,7 +9,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from dicom_gam.dicom.destination import probe, send
+from dicom_gam.dicom.scu.destination import probe, send
 from dicom_gam.errors import DeliveryError
 from dicom_gam.sections import Destination
 from dicom_gam.service.commitment import settle_report

@@ -12,7 +12,7 @@ import pydicom.uid as uids
 import pytest
 
 from dicom_gam.config import settings_from
-from dicom_gam.dicom.part10 import read_meta
+from dicom_gam.dicom.image.part10 import read_meta
 from dicom_gam.service.fetch import fetch_studies, source_named, survey_studies
 from dicom_gam.service.node import Node
 from dicom_gam.service.store import AUDIT_FILE, open_store

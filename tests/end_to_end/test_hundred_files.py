@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate, generate_frames
 
-from dicom_gam.dicom.stand_in_pacs import AE_TITLE, StandInPacs
+from dicom_gam.dicom.scu.stand_in_pacs import AE_TITLE, StandInPacs
 from tests.end_to_end.peers import NODE_AE, NodeProcess, free_port, program, wait_for, with_new_uid
 
 FINAL = {"done", "rejected", "failed", "quarantined"}

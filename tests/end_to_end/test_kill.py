@@ -7,8 +7,8 @@ from collections import Counter
 import pydicom
 
 from dicom_gam.config import Destination
-from dicom_gam.dicom.sender import send
-from dicom_gam.dicom.stand_in_pacs import AE_TITLE, StandInPacs
+from dicom_gam.dicom.scu.sender import send
+from dicom_gam.dicom.scu.stand_in_pacs import AE_TITLE, StandInPacs
 from tests.end_to_end.peers import NODE_AE, NodeProcess, free_port, wait_for, with_new_uid
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dicom_gam.dicom.part10 import read_meta
+from dicom_gam.dicom.image.part10 import read_meta
 from tests.faults.nodes import NodeProcess, table_of
 from tests.faults.wire import Wire
 from tests.service.fakes import free_port, until

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dicom_gam.config import DeliverySettings
-from dicom_gam.dicom import commitment_request as over_network
-from dicom_gam.dicom.sender import Answer
+from dicom_gam.dicom.scu import commitment_request as over_network
+from dicom_gam.dicom.scu.sender import Answer
 from dicom_gam.records import ReceivedInstance
 from dicom_gam.sections import Destination
 from dicom_gam.service.outbox import Courier

@@ -14,8 +14,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_gam.dicom.commitment import CommitmentReport, explain_failure
-from dicom_gam.dicom.commitment_request import CommitmentRefusedError
-from dicom_gam.dicom.destination import send
+from dicom_gam.dicom.scu.commitment_request import CommitmentRefusedError
+from dicom_gam.dicom.scu.destination import send
 from dicom_gam.errors import ConfigError, DeliveryError
 from dicom_gam.service.commitment import settle_report
 from tests.service.fakes import SECONDARY_CAPTURE, TORN_CONNECTIONS, until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_gam.dicom.sender import Answer
+from dicom_gam.dicom.scu.sender import Answer
 from dicom_gam.errors import ConfigError, DeliveryError
 from dicom_gam.service.outbox import OBJECTS_PER_ASSOCIATION
 from tests.service.fakes import until

@@ -14,7 +14,7 @@ import pytest
 from pydicom import dcmread
 
 from dicom_gam.config import Settings
-from dicom_gam.dicom.decode import read_instance
+from dicom_gam.dicom.image.decode import read_instance
 from dicom_gam.errors import ConfigError, StorageError
 from dicom_gam.records import AIResult, ResultObject, ResultReference, Task
 from dicom_gam.sections import Rule

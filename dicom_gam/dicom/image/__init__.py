@@ -1,0 +1,1 @@
+"""From a received file to the pixels a viewer would show, or a named refusal."""

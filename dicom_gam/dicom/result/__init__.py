@@ -1,0 +1,1 @@
+"""From a verified prediction to the DICOM objects that go back."""

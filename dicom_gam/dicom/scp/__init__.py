@@ -1,0 +1,1 @@
+"""The front door: what the node offers to those who call it."""

@@ -1,0 +1,1 @@
+"""What the node asks of others: store, commit, retrieve, over DIMSE and DICOMweb."""
