@@ -88,6 +88,7 @@ def all_items(dataset: Dataset) -> Iterator[Dataset]:
                 yield from all_items(item)
 
 
+@pytest.mark.requirement("RES-04")
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_the_tree_has_what_the_measurement_report_template_requires(verdict):
     root = report(verdict)
@@ -104,6 +105,7 @@ def test_the_tree_has_what_the_measurement_report_template_requires(verdict):
     assert {k: (v.RelationshipType, v.ValueType) for k, v in found.items()} == required
 
 
+@pytest.mark.requirement("RES-04")
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_every_group_says_what_it_tracks_and_which_algorithm_measured_it(verdict):
     for group in children(only(report(verdict), "126010"), "125007"):
@@ -118,6 +120,7 @@ def test_every_group_says_what_it_tracks_and_which_algorithm_measured_it(verdict
         assert {k: (v.RelationshipType, v.ValueType) for k, v in found.items()} == required
 
 
+@pytest.mark.requirement("RES-04")
 def test_the_groups_follow_their_templates():
     templates = {k: g.ContentTemplateSequence[0].TemplateIdentifier for k, g in groups(report()).items()}
     assert templates == {
@@ -130,6 +133,7 @@ def test_the_groups_follow_their_templates():
     }
 
 
+@pytest.mark.requirement("RES-19")
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_every_standard_code_in_the_report_means_what_the_standard_says(verdict):
     own = {(c.value, c.scheme, c.meaning) for c in (*codes.PRIVATE_CODES, *CONCEPTS.values())}
@@ -148,11 +152,13 @@ def test_a_pass_finds_the_predicted_class():
     assert coded(only(group, "PRED_CLASS")) == ("85562004", "SCT")
 
 
+@pytest.mark.requirement("SAF-01")
 @pytest.mark.parametrize("verdict", ["FAIL", "REJECT"])
 def test_without_a_pass_the_finding_is_undetermined(verdict):
     assert coded(only(groups(report(verdict))["classification"], "121071")) == ("373068000", "SCT")
 
 
+@pytest.mark.requirement("SAF-01")
 @pytest.mark.parametrize("verdict", ["FAIL", "REJECT"])
 @pytest.mark.parametrize("label", ["chest", "hand"])
 def test_without_a_pass_the_predicted_class_is_nowhere_in_the_report(verdict, label):
@@ -162,6 +168,7 @@ def test_without_a_pass_the_predicted_class_is_nowhere_in_the_report(verdict, la
         assert concept.meaning not in str(item.get("TextValue", ""))
 
 
+@pytest.mark.requirement("RES-07")
 @pytest.mark.parametrize(("verdict", "quality"), [("PASS", "111237"), ("FAIL", "111236"), ("REJECT", "111235")])
 def test_the_verdict_stands_in_our_code_and_in_the_standards(verdict, quality):
     group = groups(report(verdict))["overall verdict"]
@@ -170,16 +177,16 @@ def test_the_verdict_stands_in_our_code_and_in_the_standards(verdict, quality):
 
 
 def test_reasons_and_notes_stand_in_the_report_in_words():
-    group = groups(report("FAIL", reasons=("attention: IoU too low",), notes=("check the body part",)))[
-        "overall verdict"
-    ]
-    assert [item.TextValue for item in children(group, "121106")] == [
+    failed = groups(report("FAIL", reasons=("attention: IoU too low",)))["overall verdict"]
+    assert [item.TextValue for item in children(failed, "121106")] == [
         "AI VERIFICATION: FAIL - DO NOT USE AI RESULT",
         "attention: IoU too low",
-        "check the body part",
     ]
+    passed = groups(report("PASS", notes=("check the body part",)))["overall verdict"]
+    assert [item.TextValue for item in children(passed, "121106")] == ["AI VERIFICATION: PASS", "check the body part"]
 
 
+@pytest.mark.requirement("RES-05")
 def test_a_score_carries_its_threshold_its_p_value_and_its_result():
     score = only(groups(report("FAIL"))["attention verification"], "ATT_IOU")
     assert number(score) == 0.31
@@ -213,6 +220,7 @@ def test_a_score_that_is_no_number_is_absent_with_the_reason(value, qualifier):
     assert score.NumericValueQualifierCodeSequence[0].CodeValue == qualifier
 
 
+@pytest.mark.requirement("RES-05")
 def test_every_measurement_stands_in_its_group():
     expected = {
         "classification": {"CLS_PROB", "PROB_GARBAGE", "FEAT_DIST", "CHECK_SCORE"},
@@ -280,6 +288,7 @@ def test_the_attention_groups_point_to_the_overlay():
         assert coded(only(found[group], "121071")) == ("130403", "DCM")
 
 
+@pytest.mark.requirement("RES-06")
 def test_the_attended_region_is_outlined_on_the_source_image():
     region = only(groups(report())["attended region"], "111030")
     assert (region.ValueType, region.GraphicType) == ("SCOORD", "POLYLINE")
@@ -309,6 +318,7 @@ def test_a_map_that_points_nowhere_gives_no_region(changes):
     assert "attended region" not in groups(report("FAIL", **changes))
 
 
+@pytest.mark.requirement("RES-08")
 def test_the_algorithm_is_identified_with_its_digest_and_operating_points():
     group = groups(report())["attention verification"]
     assert [only(group, code).TextValue for code in ("111001", "111003", "122405")] == [
@@ -326,11 +336,13 @@ def test_the_algorithm_is_identified_with_its_digest_and_operating_points():
     } <= parameters
 
 
+@pytest.mark.requirement("SAF-04")
 def test_the_report_is_complete_unverified_and_final():
     root = report()
     assert (root.CompletionFlag, root.VerificationFlag, root.PreliminaryFlag) == ("COMPLETE", "UNVERIFIED", "FINAL")
 
 
+@pytest.mark.requirement("RES-20")
 def test_the_private_coding_scheme_is_identified_without_a_uid():
     (item,) = report().CodingSchemeIdentificationSequence
     assert item.CodingSchemeDesignator == "99DGAM"
@@ -348,6 +360,7 @@ def test_the_evidence_is_the_source_and_the_overlay():
     )
 
 
+@pytest.mark.requirement("RES-09")
 @pytest.mark.parametrize(
     ("setting", "sop_class"),
     [("comprehensive-3d", "1.2.840.10008.5.1.4.1.1.88.34"), ("comprehensive", "1.2.840.10008.5.1.4.1.1.88.33")],
@@ -402,6 +415,7 @@ def superseding(predecessors: tuple[ResultReference, ...], sr: str = "comprehens
     )
 
 
+@pytest.mark.requirement("RES-10")
 def test_a_report_names_the_reports_it_supersedes_by_study_and_series():
     (study,) = dcmread(io.BytesIO(superseding(EARLIER)[0].content)).PredecessorDocumentsSequence
     assert study.StudyInstanceUID == STUDY
@@ -417,6 +431,7 @@ def test_a_report_names_the_reports_it_supersedes_by_study_and_series():
     ]
 
 
+@pytest.mark.requirement("RES-10")
 def test_a_first_report_has_no_predecessors_and_no_empty_sequence_that_says_so():
     assert "PredecessorDocumentsSequence" not in report()
     assert superseding(()) == encoded(dx_source())
@@ -444,3 +459,21 @@ def test_the_series_of_a_result_is_found_in_its_file_and_in_nothing_else():
     for item in (sr, overlay):
         assert series_of(item.content) == dcmread(io.BytesIO(item.content)).SeriesInstanceUID
     assert series_of(b"no DICOM") == series_of(b"") == ""
+
+
+def test_each_part_of_an_attended_region_has_a_group_an_outline_and_a_tracking_uid_of_its_own():
+    attention = np.zeros((8, 8), np.float32)
+    attention[0:2, 0:2] = attention[4:8, 4:8] = 1
+    found = groups(report("FAIL", attention_map=attention))
+    first, second = found["attended region"], found["attended region 2"]
+    assert only(first, "112040").UID != only(second, "112040").UID
+    boxes = [np.reshape(only(group, "111030").GraphicData, (-1, 2)).min(0).tolist() for group in (first, second)]
+    assert boxes[0] > boxes[1] == [0, 0]
+
+
+def test_no_remark_names_a_class_without_a_pass():
+    loose = ("the network does not recognise chest or hand", "input: does not match")
+    rejected = texts(report("REJECT", reasons=loose, notes=("looks like chest",)))
+    failed = texts(report("FAIL", notes=("looks like chest",)))
+    assert "input: does not match" in rejected
+    assert not [words for words in (*rejected, *failed) if "chest" in words]

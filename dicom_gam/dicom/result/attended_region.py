@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from skimage.measure import approximate_polygon, find_contours
 LEVEL = 0.5
 _GRID = 256  # longer side of the grid that is outlined: far finer than the map, far coarser than the image
 _TOLERANCE = 0.25  # of a grid pixel, by which the outline may be simplified
+_MOST_PARTS = 8
+_SPECK = 0.001  # of the image's area, below which a part is left out, unless it is the largest
+_MOST_POINTS = 4000  # Graphic Data has a length of two bytes, four for each coordinate
 
 
 def resized(attention_map: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
@@ -21,28 +25,64 @@ def resized(attention_map: NDArray[np.float32], rows: int, columns: int) -> NDAr
     return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR), dtype=np.float32)
 
 
-def attended_fraction(attention_map: NDArray[np.float32]) -> float:
-    """The fraction of the image's area where attention is 0.5 or more."""
-    return float((_fine(attention_map, 1, 1) >= LEVEL).mean())
+def attended_mask(attention_map: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.bool_] | None:
+    """Say of every pixel (rows, columns) whether attention at its centre is 0.5 or more; None where it is nowhere.
 
-
-def attended_outline(attention_map: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float64] | None:
-    """Outline the largest connected attended part as a closed polygon (n, 2) of column, row; None when there is none.
-
-    Coordinates are an SCOORD's (PS3.3 C.18.6): 0, 0 is the outer corner of the first pixel, whose centre is 0.5, 0.5,
-    and columns, rows is the outer corner of the last.
+    All parts are in it, the smallest too.
     """
     if not np.isfinite(attention_map).all():
         return None
+    mask = resized(attention_map, rows, columns) >= LEVEL
+    return mask if mask.any() else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttendedPart:
+    """One connected part of the attended region.
+
+    `outline` is a closed polygon (n, 2) of column, row in the coordinates of an SCOORD (PS3.3 C.18.6): 0, 0 is the
+    outer corner of the first pixel, whose centre is 0.5, 0.5, and columns, rows is the outer corner of the last.
+    `fraction` is the part's share of the image's area.
+    """
+
+    outline: NDArray[np.float64]
+    fraction: float
+
+
+def attended_parts(attention_map: NDArray[np.float32], rows: int, columns: int) -> tuple[AttendedPart, ...]:
+    """Outline the connected attended parts, the largest first; at most eight, and none that is a mere speck."""
+    if not np.isfinite(attention_map).all():
+        return ()
     fine = _fine(attention_map, rows, columns)
-    parts, count = ndimage.label(fine >= LEVEL)
-    if count == 0:
-        return None
-    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    labels, count = ndimage.label(fine >= LEVEL)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-areas, kind="stable")[:_MOST_PARTS]
+    parts = []
+    for place, number in enumerate(order):
+        outline = _outlined(fine, labels == number + 1, rows, columns)
+        if outline is not None and (place == 0 or areas[number] >= _SPECK * fine.size):
+            parts.append(AttendedPart(outline, float(areas[number] / fine.size)))
+    return tuple(parts)
+
+
+def attended_outline(attention_map: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float64] | None:
+    """The outline of the largest attended part; None when there is none."""
+    parts = attended_parts(attention_map, rows, columns)
+    return parts[0].outline if parts else None
+
+
+def _outlined(
+    fine: NDArray[np.float32], part: NDArray[np.bool_], rows: int, columns: int
+) -> NDArray[np.float64] | None:
+    """The outer edge of one part of the grid; None where it encloses nothing."""
     # A rim of zeros closes outlines that run into the edge; other parts and their surroundings are sunk below.
-    padded = np.pad(np.where(largest | (fine < LEVEL), fine, 0.0), 1)
-    outline = max(find_contours(padded, LEVEL), key=_enclosed_area)  # type: ignore[no-untyped-call]
-    outline = approximate_polygon(outline, _TOLERANCE)  # type: ignore[no-untyped-call]
+    padded = np.pad(np.where(part | (fine < LEVEL), fine, 0.0), 1)
+    edge = max(find_contours(padded, LEVEL), key=_enclosed_area)  # type: ignore[no-untyped-call]
+    tolerance = _TOLERANCE
+    outline = approximate_polygon(edge, tolerance)  # type: ignore[no-untyped-call]
+    while len(outline) > _MOST_POINTS:
+        tolerance *= 2
+        outline = approximate_polygon(edge, tolerance)  # type: ignore[no-untyped-call]
     if len(outline) < 4 or _enclosed_area(outline) == 0:
         return None
     scale = np.array([columns, rows]) / fine.shape[::-1]
