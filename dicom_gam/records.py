@@ -115,12 +115,14 @@ class Radiograph:
     `pixels` is (rows, columns) float32 in [0, 1] as a viewer would show it: Modality LUT, then VOI LUT or window,
     pixel padding black, MONOCHROME1 turned so that bone is bright.
     `dataset` is the whole data set without its pixel data. `pixel_sha256` digests the stored pixel values.
+    `stretched` are the modality values that became black and white where the header gave no usable window, else None.
     """
 
     instance: ReceivedInstance
     dataset: Dataset
     pixels: NDArray[np.float32]
     pixel_sha256: str
+    stretched: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,11 +273,16 @@ class BundleIdentity:
     manufacturer: str
 
 
+# The report, the picture for the reader, the attended region as a segmentation, the presentation state that draws it on
+# the source image, and the note that the source image was rejected; in the order in which they are delivered.
+ResultRole = Literal["sr", "overlay", "region", "presentation", "rejection"]
+
+
 @dataclass(frozen=True, slots=True)
 class ResultObject:
     """One encoded DICOM object to be delivered: the bytes of a complete Part 10 file."""
 
-    role: Literal["sr", "overlay"]
+    role: ResultRole
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str

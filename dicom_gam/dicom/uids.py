@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import uuid
 
+from dicom_gam import __version__
+
 # Ours for good: a change would give every result that was ever made a second identity.
 _NAMESPACE = uuid.UUID("ce23f2f3-20aa-4604-aaf6-b9daab6876ea")
+IMPLEMENTATION_VERSION_NAME = f"DICOM_GAM_{__version__}"[:16]
 IMPLEMENTATION_CLASS_UID = f"2.25.{uuid.UUID('34e555f7-a2ca-454f-becc-6e1b7f83cbc1').int}"
 
 

@@ -17,6 +17,8 @@ from pydicom.uid import (
 )
 
 from dicom_gam.config import OutputSettings
+from dicom_gam.dicom.result.reference import sanitised_reference
+from dicom_gam.dicom.result.result_file import Origin
 from dicom_gam.dicom.result.results import encode_results
 from dicom_gam.records import (
     BundleIdentity,
@@ -65,7 +67,6 @@ BAD = {
     "channel_distance": 61.0,
     "frequency_distance": 15.0,
 }
-GOOD["frequency_distance"], LIMIT["frequency_distance"], BAD["frequency_distance"] = 1.1, 4.0, 15.0
 
 
 def measurement(name: str, good: bool = True) -> Measurement:
@@ -163,9 +164,9 @@ def encoded(
     created: datetime = CREATED,
     concepts: dict[str, CodedConcept] = CONCEPTS,
     **changes: object,
-) -> tuple[ResultObject, ResultObject]:
-    """The report and the overlay of a source."""
-    report, overlay = encode_results(
+) -> tuple[ResultObject, ...]:
+    """The results of a source: the report, the overlay and whatever else the settings ask for."""
+    return encode_results(
         source if isinstance(source, Radiograph) else radiograph(source),
         prediction(label),
         verification(verdict, **changes),
@@ -175,7 +176,21 @@ def encoded(
         settings_digest=settings_digest,
         created=created,
     )
-    return report, overlay
+
+
+def origin(
+    source: Radiograph | Dataset,
+    verdict: Verdict | str = "PASS",
+    *,
+    settings: OutputSettings | None = None,
+    bundle: BundleIdentity = BUNDLE,
+    created: datetime = CREATED,
+) -> Origin:
+    """What a single result object is built on."""
+    image = source if isinstance(source, Radiograph) else radiograph(source)
+    return Origin(
+        sanitised_reference(image), bundle, settings or OutputSettings(), SETTINGS_DIGEST, Verdict(verdict), created
+    )
 
 
 def _made(sop_class_uid: str, modality: str, number: int) -> Dataset:

@@ -11,7 +11,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicom_gam.dicom.result.reference import PATIENT_AND_STUDY, sanitised_reference
+from dicom_gam.dicom.result.reference import (
+    PATIENT_AND_STUDY,
+    describe_anatomy,
+    describe_series_anatomy,
+    numbers,
+    sanitised_reference,
+    texts,
+)
 from dicom_gam.errors import EncodingError
 from dicom_gam.records import Radiograph
 from tests.dicom.example_results import bare_source, dx_source, encoded, radiograph
@@ -54,6 +61,7 @@ def raw(content: bytes, keyword: str) -> bytes:
     return dcmread(io.BytesIO(content)).get_item(keyword).value
 
 
+@pytest.mark.requirement("RES-15")
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_patient_and_study_are_the_sources(syntax):
     source = dx_source()
@@ -63,6 +71,7 @@ def test_patient_and_study_are_the_sources(syntax):
             assert result[keyword].value == source[keyword].value, keyword
 
 
+@pytest.mark.requirement("RES-15")
 def test_sequences_of_patient_and_study_are_the_sources():
     source = dx_source()
     item = Dataset()
@@ -72,6 +81,7 @@ def test_sequences_of_patient_and_study_are_the_sources():
         assert result.OtherPatientIDsSequence[0].PatientID == "ID-2"
 
 
+@pytest.mark.requirement("RES-15")
 @pytest.mark.parametrize(
     ("character_set", "name"),
     [
@@ -96,6 +106,7 @@ def test_names_keep_their_character_set_and_their_very_bytes(character_set, name
         assert str(result.PatientName) == name
 
 
+@pytest.mark.requirement("RES-15")
 def test_a_latin_1_study_description_stays_readable():
     source = dx_source()
     source.SpecificCharacterSet = "ISO_IR 100"
@@ -121,6 +132,7 @@ def test_an_unknown_character_set_becomes_utf_8():
         assert (result.SpecificCharacterSet, str(result.PatientName)) == ("ISO_IR 192", "Doe^Jane")
 
 
+@pytest.mark.requirement("RES-16")
 @pytest.mark.parametrize("keyword", TYPE_2)
 @pytest.mark.parametrize("how", ["missing", "empty"])
 def test_an_attribute_that_the_source_lacks_is_empty(keyword, how):
@@ -133,6 +145,7 @@ def test_an_attribute_that_the_source_lacks_is_empty(keyword, how):
         assert not result[keyword].value
 
 
+@pytest.mark.requirement("RES-16")
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [
@@ -149,6 +162,7 @@ def test_an_invalid_value_of_a_required_attribute_becomes_empty(keyword, value):
         assert result[keyword].value in ("", None)
 
 
+@pytest.mark.requirement("RES-16")
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [
@@ -175,6 +189,7 @@ def test_a_value_in_an_old_form_is_brought_to_todays(keyword, old, new):
     assert {str(result[keyword].value) for result in results(broken(keyword, old))} == {new}
 
 
+@pytest.mark.requirement("RES-15")
 @pytest.mark.parametrize("keyword", ["PatientID", "AccessionNumber", "StudyID"])
 def test_identity_is_never_edited_even_if_too_long(keyword):
     assert {raw(item.content, keyword) for item in encoded(broken(keyword, "9" * 80))} == {b"9" * 80}
@@ -192,6 +207,7 @@ def test_without_a_study_or_series_the_error_names_the_attribute(keyword, value)
         encoded(source)
 
 
+@pytest.mark.requirement("SAF-02")
 def test_an_error_names_no_patient():
     source = dx_source()
     del source.StudyInstanceUID
@@ -208,6 +224,7 @@ def test_the_source_stays_as_it_is():
     assert source.to_json() == before
 
 
+@pytest.mark.requirement("RES-16")
 def test_a_source_with_nothing_but_uids_gets_results():
     report, overlay = results(bare_source())
     assert report.StudyInstanceUID == overlay.StudyInstanceUID == bare_source().StudyInstanceUID
@@ -238,3 +255,29 @@ def test_a_name_that_its_character_set_does_not_cover_keeps_its_bytes():
     tag = Tag("PatientName")
     source[tag] = RawDataElement(tag, "PN", len(content), content, 0, False, True)
     assert {raw(item.content, "PatientName") for item in encoded(source)} == {content}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1.5\\-2", [1.5, -2.0]), (" 7 ", [7.0]), ("", []), ("NaN", []), ("1\\x", []), ("1e999", []), ("0x10", [])],
+)
+def test_numbers_are_read_when_they_are_numbers_and_never_raise(value, expected):
+    assert numbers(broken("WindowCenter", value), "WindowCenter") == expected
+
+
+def test_a_missing_element_has_no_numbers_and_no_texts():
+    assert numbers(dx_source(), "WindowCenter") == texts(dx_source(), "VOILUTFunction") == []
+
+
+@pytest.mark.parametrize(
+    ("part", "side", "image_side", "series_side"),
+    [("HAND", "L", "L", "L"), ("HAND", "B", "B", ""), ("HAND", None, None, ""), ("CHEST", "U", "U", None)],
+)
+def test_the_side_is_stated_at_the_level_where_it_belongs(part, side, image_side, series_side):
+    source = dx_source()
+    source.BodyPartExamined, source.ImageLaterality = part, side
+    reference, image, series = sanitised_reference(radiograph(source)), Dataset(), Dataset()
+    describe_anatomy(reference, image)
+    describe_series_anatomy(reference, series)
+    assert (image.get("ImageLaterality"), series.get("Laterality")) == (image_side, series_side)
+    assert "PatientOrientation" not in series

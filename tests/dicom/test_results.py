@@ -79,6 +79,7 @@ def parsed(items: tuple[ResultObject, ...]) -> list[Dataset]:
     return [dcmread(io.BytesIO(item.content)) for item in items]
 
 
+@pytest.mark.requirement("RES-02")
 @pytest.mark.parametrize("verdict", VERDICTS)
 @pytest.mark.parametrize("sr", ["comprehensive-3d", "comprehensive"])
 @pytest.mark.parametrize("source", SOURCES)
@@ -100,12 +101,14 @@ ODDITIES = {
 }
 
 
+@pytest.mark.requirement("RES-02")
 @pytest.mark.parametrize("oddity", ODDITIES)
 def test_odd_verifications_give_valid_dicom(oddity, tmp_path):
     for item in encoded(dx_source(), "FAIL", **ODDITIES[oddity]):
         assert objections(item, tmp_path) == set()
 
 
+@pytest.mark.requirement("RES-16")
 def test_a_source_with_bad_dates_and_sex_gives_valid_dicom(tmp_path):
     source = dx_source()
     source.PatientBirthDate = source.StudyDate = ""
@@ -115,6 +118,7 @@ def test_a_source_with_bad_dates_and_sex_gives_valid_dicom(tmp_path):
         assert found == set()
 
 
+@pytest.mark.requirement("RES-03")
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_source_and_results_agree_with_each_other(verdict, tmp_path):
     source = get_testdata_file("RG3_UNCR.dcm", download=False)
@@ -128,6 +132,7 @@ def test_source_and_results_agree_with_each_other(verdict, tmp_path):
     assert [line for line in said if known not in line] == []
 
 
+@pytest.mark.requirement("RES-29")
 @pytest.mark.parametrize(("verdict", "line"), [("PASS", '"PASS"'), ("FAIL", '"FAIL"'), ("REJECT", '"REJECT"')])
 def test_a_report_reader_prints_the_verdict_and_objects_to_nothing(verdict, line, tmp_path):
     path = tmp_path / "sr.dcm"
@@ -137,6 +142,7 @@ def test_a_report_reader_prints_the_verdict_and_objects_to_nothing(verdict, line
     assert not re.search("^[EW]: ", said, re.MULTILINE), said
 
 
+@pytest.mark.requirement("RES-18")
 def test_equal_arguments_give_equal_bytes():
     assert encoded(real_source("RG1_UNCR.dcm"), "FAIL") == encoded(real_source("RG1_UNCR.dcm"), "FAIL")
 
@@ -164,11 +170,13 @@ def test_a_time_without_a_zone_claims_none():
         assert "TimezoneOffsetFromUTC" not in result
 
 
+@pytest.mark.requirement("RES-17")
 def test_a_retry_at_another_time_has_the_same_uids():
     first, second = encoded(dx_source()), encoded(dx_source(), created=CREATED + timedelta(days=1))
     assert [item.sop_instance_uid for item in first] == [item.sop_instance_uid for item in second]
 
 
+@pytest.mark.requirement("RES-17")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -201,7 +209,7 @@ def test_results_that_differ_on_series_level_have_series_of_their_own():
     left, right = mg_source(), mg_source()
     right.ImageLaterality = "R"
     uids = {r.SeriesInstanceUID for s in (left, right) for v in VERDICTS for r in parsed(encoded(s, v))}
-    assert len(uids) == 2 * 3 * 2  # sides, verdicts, roles
+    assert len(uids) == 2 * (2 + 2 + 3)  # sides; the roles of each verdict
 
 
 def test_a_result_says_what_it_is_outside_as_inside():
@@ -212,8 +220,13 @@ def test_a_result_says_what_it_is_outside_as_inside():
         assert result.file_meta.MediaStorageSOPInstanceUID == item.sop_instance_uid
 
 
-def test_the_report_comes_before_the_overlay():
-    assert [item.role for item in encoded(dx_source())] == ["sr", "overlay"]
+@pytest.mark.requirement("RES-01")
+@pytest.mark.parametrize(
+    ("verdict", "roles"),
+    [("PASS", ["sr", "overlay"]), ("FAIL", ["sr", "overlay"]), ("REJECT", ["sr", "overlay", "rejection"])],
+)
+def test_by_default_come_the_report_then_the_overlay_then_the_note_of_a_rejection(verdict, roles):
+    assert [item.role for item in encoded(dx_source(), verdict)] == roles
 
 
 def test_a_file_names_us_as_its_writer():
@@ -222,6 +235,7 @@ def test_a_file_names_us_as_its_writer():
         assert result.file_meta.ImplementationVersionName == f"DICOM_GAM_{__version__}"[:16]
 
 
+@pytest.mark.requirement("DEC-10")
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_our_own_results_are_known_as_such(verdict):
     for result in parsed(encoded(dx_source(), verdict)):

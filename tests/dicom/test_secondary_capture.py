@@ -48,6 +48,7 @@ def test_the_overlay_comes_out_as_the_same_png():
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), drawn())
 
 
+@pytest.mark.requirement("RES-14")
 def test_the_overlay_is_described_as_a_derived_workstation_image():
     ds = capture()
     assert list(ds.ImageType) == ["DERIVED", "SECONDARY", "OTHER", "GRADCAM"]
@@ -65,6 +66,7 @@ def test_the_comments_say_what_the_banner_says():
     assert comments.startswith("AI VERIFICATION: FAIL - DO NOT USE AI RESULT. Failed: attention IoU 0.31 < 0.50")
 
 
+@pytest.mark.requirement("SAF-01")
 @pytest.mark.parametrize("verdict", ["FAIL", "REJECT"])
 def test_no_attribute_names_the_predicted_class_without_a_pass(verdict):
     ds = capture(bare_source(), verdict)
@@ -72,12 +74,14 @@ def test_no_attribute_names_the_predicted_class_without_a_pass(verdict):
     assert "chest" not in str(ds).lower()
 
 
+@pytest.mark.requirement("RES-14")
 def test_the_source_image_is_referenced_with_its_purpose():
     (item,) = capture().SourceImageSequence
     assert item.ReferencedSOPInstanceUID == dx_source().SOPInstanceUID
     assert item.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
 
 
+@pytest.mark.requirement("RES-14")
 def test_the_equipment_that_made_it_is_named():
     ds = capture()
     (item,) = ds.ContributingEquipmentSequence
@@ -86,6 +90,7 @@ def test_the_equipment_that_made_it_is_named():
     assert BUNDLE.digest in item.ContributionDescription
 
 
+@pytest.mark.requirement("RES-14")
 def test_the_overlay_has_no_pixel_spacing():
     source = dx_source()
     source.PixelSpacing = source.ImagerPixelSpacing = [0.1, 0.1]

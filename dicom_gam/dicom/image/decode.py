@@ -138,7 +138,8 @@ def _radiograph(instance: ReceivedInstance, file: bytes, part10: Part10, intake:
         raise no_pixels()
     layout: PixelLayout = read_layout(dataset, intake)
     stored = read_stored_pixels(inflate_pixels(file, part10, layout.length), layout)
-    return Radiograph(instance, dataset, display(stored, dataset, layout), pixel_digest(stored))
+    pixels, stretched = display(stored, dataset, layout)
+    return Radiograph(instance, dataset, pixels, pixel_digest(stored), stretched)
 
 
 def _check_digest(file: bytes, instance: ReceivedInstance) -> None:

@@ -210,7 +210,7 @@ class _Decoder:
             dataset = read_header(memory[size:])
         except Refused as refused:  # where nesting takes this side to Python's limit and not the other
             return refused.rejection
-        return Radiograph(instance, dataset, pixels, str(answer["pixel_sha256"]))
+        return Radiograph(instance, dataset, pixels, str(answer["pixel_sha256"]), _ends(answer["stretched"]))
 
 
 class _Process:
@@ -280,6 +280,13 @@ def _our_memory(size: int) -> Iterator[None]:
             " memory or descriptors, or lower processing.batch_size"
         )
         raise StorageError(msg) from error
+
+
+def _ends(message: Any) -> tuple[float, float] | None:
+    if message is None:
+        return None
+    low, high = (float(end) for end in message)
+    return low, high
 
 
 def _decision(message: dict[str, Any]) -> Decision:

@@ -10,7 +10,7 @@ before them; pixels and header go into shared memory that the parent makes, so i
     {"instance", "bundle"}      →
                                 ←   {"decision"}, as soon as the rules have been asked
                                 ←   {"skipped"}, {"rejection"}, {"disk"}, {"memory"} or {"fault"}; or:
-                                ←   {"rows", "columns", "header", "pixel_sha256"}
+                                ←   {"rows", "columns", "header", "pixel_sha256", "stretched"}
     a descriptor of memory      →
                                 ←   {"written"}
 """
@@ -105,7 +105,13 @@ def _instance(request: dict[str, Any]) -> ReceivedInstance:
 
 def _hand_over(channel: socket.socket, radiograph: Radiograph, header: bytes) -> None:
     rows, columns = radiograph.pixels.shape
-    answer = {"rows": rows, "columns": columns, "header": len(header), "pixel_sha256": radiograph.pixel_sha256}
+    answer = {
+        "rows": rows,
+        "columns": columns,
+        "header": len(header),
+        "pixel_sha256": radiograph.pixel_sha256,
+        "stretched": radiograph.stretched,
+    }
     send_message(channel, answer)
     descriptor = receive_memory(channel)
     try:

@@ -38,8 +38,13 @@ class _Values:
         return (self.counts > 0) & ~self.padding
 
 
-def display(stored: NDArray[Any], dataset: Dataset, layout: PixelLayout) -> NDArray[np.float32]:
-    """Map stored values (rows, columns) to float32 in [0, 1], bone bright, padding black. Raises Refused."""
+def display(
+    stored: NDArray[Any], dataset: Dataset, layout: PixelLayout
+) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
+    """Map stored values (rows, columns) to float32 in [0, 1], bone bright, padding black. Raises Refused.
+
+    Second come the modality values that became black and white where the header's own window was not used, else None.
+    """
     codes = stored.view(f"u{stored.dtype.itemsize}")
     values = _count(codes, dataset, layout)
     seen = values.seen
@@ -49,15 +54,16 @@ def display(stored: NDArray[Any], dataset: Dataset, layout: PixelLayout) -> NDAr
             Reason.BLANK_IMAGE,
             "The pixels: all have the same value, there is nothing to see. Check the exposure and send it again.",
         )
-    shown = _values_of_interest(modality, dataset, seen)
+    shown, ends = _values_of_interest(modality, dataset, seen), None
     if shown is None or np.ptp(shown[seen]) < _INVISIBLE:
-        shown = _stretched(modality, values.counts, seen)
+        ends = _stretch(modality, values.counts, seen)
+        shown = np.clip((modality - ends[0]) / (ends[1] - ends[0]), 0, 1)
     # INVERSE says once more what MONOCHROME1 says (PS3.3 C.8.11.1.1), it does not turn the image back.
     if layout.monochrome1 or text(dataset, "PresentationLUTShape") == "INVERSE":
         shown = 1 - shown
     table = np.where(values.padding, 0.0, shown).astype(np.float32)
     pixels: NDArray[np.float32] = table[codes]
-    return pixels
+    return pixels, ends
 
 
 def _count(codes: NDArray[Any], dataset: Dataset, layout: PixelLayout) -> _Values:
@@ -132,17 +138,15 @@ def _windowed(modality: NDArray[np.float64], center: float, width: float, functi
     return None
 
 
-def _stretched(
-    modality: NDArray[np.float64], counts: NDArray[np.int64], seen: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Stretch between two quantiles of the image; between its extremes where the quantiles are one value."""
+def _stretch(modality: NDArray[np.float64], counts: NDArray[np.int64], seen: NDArray[np.bool_]) -> tuple[float, float]:
+    """Two quantiles of the image to stretch between; its extremes where the quantiles are one value."""
     order = np.argsort(modality[seen], kind="stable")
     levels = modality[seen][order]
     cumulated = np.cumsum(counts[seen][order])
     low, high = (float(levels[np.searchsorted(cumulated, part * cumulated[-1])]) for part in STRETCH)
     if low == high:
         low, high = float(levels[0]), float(levels[-1])
-    return np.clip((modality - low) / (high - low), 0, 1)
+    return low, high
 
 
 def _lut(

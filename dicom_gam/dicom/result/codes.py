@@ -31,6 +31,11 @@ POSITIVE_INFINITY = CodedConcept("114002", "DCM", "Positive Infinity")
 SOURCE_IMAGE = CodedConcept("121322", "DCM", "Source image for image processing operation")
 SPATIAL_RESAMPLING = CodedConcept("113085", "DCM", "Spatial resampling")
 PROCESSING_EQUIPMENT = CodedConcept("109102", "DCM", "Processing Equipment")
+SEGMENTATION = CodedConcept("113076", "DCM", "Segmentation")
+SPATIAL_CONCEPT = CodedConcept("309825002", "SCT", "Spatial and Relational Concept")
+QUALITY_ISSUE = CodedConcept("113010", "DCM", "Quality Issue")
+DOCUMENT_TITLE_MODIFIER = CodedConcept("113011", "DCM", "Document Title Modifier")
+UNKNOWN_FAILURE = CodedConcept("111221", "DCM", "Unknown failure")
 
 QUALITY: Mapping[Verdict, CodedConcept] = MappingProxyType(  # PS3.16 CID 6044
     {
@@ -56,6 +61,11 @@ STANDARD_CODES: tuple[CodedConcept, ...] = (
     SOURCE_IMAGE,
     SPATIAL_RESAMPLING,
     PROCESSING_EQUIPMENT,
+    SEGMENTATION,
+    SPATIAL_CONCEPT,
+    QUALITY_ISSUE,
+    DOCUMENT_TITLE_MODIFIER,
+    UNKNOWN_FAILURE,
     *QUALITY.values(),
 )
 

@@ -6,6 +6,7 @@ other attribute becomes empty where the attribute must be there (Type 2), else i
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -49,7 +50,6 @@ PATIENT_AND_STUDY: tuple[str, ...] = (
     "OtherPatientIDsSequence",
     "OtherPatientNames",
     "PatientBirthTime",
-    "EthnicGroup",
     "PatientComments",
     "PatientSpeciesDescription",
     "QualityControlSubject",
@@ -86,6 +86,15 @@ IMAGE: tuple[str, ...] = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+# Terms of PS3.16 Annex L for which a Laterality, even an empty one, is out of place.
+_UNPAIRED_TERMS = """
+ABDOMEN ABDOMENPELVIS AORTA BACK BLADDER BRAIN CEREBELLUM CERVIX CHEST CHESTABDOMEN CHESTABDPELVIS CIRCLEOFWILLIS
+COCCYX COLON CORONARYARTERY CSPINE CTSPINE DUODENUM ESOPHAGUS FACE GALLBLADDER HEAD HEADNECK HEART ILEUM ILIUM JAW
+JEJUNUM LARYNX LIVER LSPINE LSSPINE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE
+PANCREAS PELVIS PENIS PHARYNX PROSTATE RECTUM SKULL SPINE SPLEEN SSPINE STERNUM STOMACH THYMUS THYROID TLSPINE
+TONGUE TRACHEA TSPINE UTERUS VAGINA VULVA WHOLEBODY
+"""
+_UNPAIRED = frozenset(_UNPAIRED_TERMS.split())
 _KEPT_AS_THEY_ARE = frozenset({"PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName"})
 _ENUMERATED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -117,6 +126,7 @@ def sanitised_reference(radiograph: Radiograph) -> Dataset:
             _put(reference, keyword, value)
         elif keyword in _TYPE_2:
             _put(reference, keyword, "")
+    _complete_trial(reference)
     _put(reference, "SOPClassUID", instance.sop_class_uid)
     _put(reference, "SOPInstanceUID", instance.sop_instance_uid)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
@@ -131,12 +141,59 @@ def sanitised_reference(radiograph: Radiograph) -> Dataset:
     return reference
 
 
+def _complete_trial(reference: Dataset) -> None:
+    """Make the Clinical Trial Subject module (PS3.3 C.7.1.3) whole, or leave it out when what it needs isn't there."""
+    subject = "ClinicalTrialSubjectID" in reference or "ClinicalTrialSubjectReadingID" in reference
+    if subject and "ClinicalTrialSponsorName" in reference and "ClinicalTrialProtocolID" in reference:
+        for keyword in ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName"):
+            if keyword not in reference:
+                _put(reference, keyword, "")
+        return
+    for keyword in PATIENT_AND_STUDY:
+        if keyword.startswith("ClinicalTrial"):
+            reference.pop(keyword, None)
+
+
 def copied(reference: Dataset, keywords: tuple[str, ...], into: Dataset) -> None:
     """Add those of `keywords` that `reference` has, in its own character set, to a result."""
     for keyword in ("SpecificCharacterSet", *keywords):
         if keyword in reference:
             element = reference[keyword]
             into.add(DataElement(element.tag, element.VR, element.value, validation_mode=pydicom_config.IGNORE))
+
+
+def texts(dataset: Dataset, keyword: str) -> list[str]:
+    """The values of an element as text, stripped, whatever they hold; none where it is absent or a sequence."""
+    value = _value(dataset, keyword, convert_encodings(None))
+    if value is None or isinstance(value, DicomSequence):
+        return []
+    return [str(v).strip(" \0") for v in (value if isinstance(value, (MultiValue, list, tuple)) else [value])]
+
+
+def numbers(dataset: Dataset, keyword: str) -> list[float]:
+    """The values of a decimal string; none where one of them isn't a finite number in the form of PS3.5 6.2."""
+    values = [float(_CHECKS["DS"](text) or "nan") for text in texts(dataset, keyword)]
+    return values if all(map(math.isfinite, values)) else []
+
+
+def describe_anatomy(reference: Dataset, into: Dataset) -> None:
+    """Add body part, side and orientation to a result that shows the source's anatomy (PS3.3 C.7.3.1, C.7.6.1)."""
+    copied(reference, ("BodyPartExamined", "PatientOrientation"), into)
+    side = reference.get("ImageLaterality") or reference.get("Laterality")
+    if side:
+        into.ImageLaterality = side  # may be U or B, which Laterality may not
+    elif reference.get("BodyPartExamined") not in _UNPAIRED:
+        into.Laterality = ""  # Type 2C: a paired part, or we can't know, and the source doesn't say
+    if "PatientOrientation" not in into:
+        into.PatientOrientation = None  # Type 2C
+
+
+def describe_series_anatomy(reference: Dataset, into: Dataset) -> None:
+    """Add body part and side to a result that is no image: on series level only (PS3.3 C.7.3.1)."""
+    copied(reference, ("BodyPartExamined",), into)
+    if reference.get("BodyPartExamined") not in _UNPAIRED:  # Type 2C, and forbidden for an unpaired part
+        side = reference.get("ImageLaterality") or reference.get("Laterality")
+        into.Laterality = side if side in ("L", "R") else ""
 
 
 def _put(dataset: Dataset, keyword: str, value: Any) -> None:
@@ -196,7 +253,7 @@ def _clean(dataset: Dataset, keyword: str, encodings: list[str]) -> Any:
         return _clean_sequence(value, encodings)
     if vr == "PN":
         return value
-    check = _CHECKS.get(vr, str)
+    check = _CHECKS.get(keyword) or _CHECKS.get(vr, str)
     values = [check(str(v).strip(" \0")) for v in (value if isinstance(value, (MultiValue, list)) else [value])]
     if multiplicity.isdigit() and len(values) != int(multiplicity):
         return None
@@ -250,5 +307,7 @@ _CHECKS: Mapping[str, Callable[[str], str | None]] = MappingProxyType(
         "SH": _no_longer_than(16),
         "TM": _time,
         "UI": lambda text: text if is_uid(text) else None,
+        "PatientOrientation": _matching(r"[LRAPHF]{1,3}"),  # PS3.3 C.7.6.1.1.1
+        "TimezoneOffsetFromUTC": _matching(r"(?!-0000)[+-](0\d|1[0-4])[0-5]\d"),  # PS3.3 C.12.1.1.8
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -20,10 +21,15 @@ from dicom_gam.dicom.image.acceptance import OWN_MODEL_NAME
 from dicom_gam.dicom.image.part10 import PYDICOM_ERRORS
 from dicom_gam.dicom.result.codes import PROCESSING_EQUIPMENT
 from dicom_gam.dicom.result.reference import PATIENT_AND_STUDY, copied
-from dicom_gam.dicom.uids import IMPLEMENTATION_CLASS_UID, instance_uid, series_uid
+from dicom_gam.dicom.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    instance_uid,
+    series_uid,
+)
 from dicom_gam.records import BundleIdentity, CodedConcept, ResultReference, Verdict
 
-IMPLEMENTATION_VERSION_NAME = f"DICOM_GAM_{__version__}"[:16]
+CONTENT_CREATOR = f"{OWN_MODEL_NAME}^AI"  # as a person's name, which is what Content Creator's Name must look like
 _SERIES_INSTANCE_UID = 0x0020000E
 
 
@@ -54,6 +60,18 @@ class Origin:
         if not _encodable(words, self.reference.get("SpecificCharacterSet")):
             words = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode("ascii")
         return words if limit is None or len(words) <= limit else f"{words[: limit - 3]}..."
+
+    @property
+    def written_bundle(self) -> BundleIdentity:
+        """The bundle's identity in the source's character set."""
+        bundle = self.bundle
+        return BundleIdentity(
+            self.text(bundle.name),
+            self.text(bundle.version),
+            bundle.digest,
+            self.text(bundle.intended_use),
+            self.text(bundle.manufacturer),
+        )
 
     @property
     def local_time(self) -> datetime:
@@ -93,6 +111,28 @@ def reference_item(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     item.ReferencedSOPClassUID = sop_class_uid
     item.ReferencedSOPInstanceUID = sop_instance_uid
     return item
+
+
+def hierarchy(references: Sequence[ResultReference]) -> list[Dataset]:
+    """References by study and series (PS3.3 C.17.2.1, Hierarchical SOP Instance Reference Macro)."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for reference in references:
+        item = reference_item(reference.sop_class_uid, reference.sop_instance_uid)
+        study = studies.setdefault(reference.study_instance_uid, {})
+        study.setdefault(reference.series_instance_uid, []).append(item)
+    return [_study_item(study_instance_uid, series) for study_instance_uid, series in studies.items()]
+
+
+def _study_item(study_instance_uid: str, series: Mapping[str, list[Dataset]]) -> Dataset:
+    study = Dataset()
+    study.ReferencedSeriesSequence = []
+    for series_instance_uid, items in series.items():
+        item = Dataset()
+        item.ReferencedSOPSequence = items
+        item.SeriesInstanceUID = series_instance_uid
+        study.ReferencedSeriesSequence.append(item)
+    study.StudyInstanceUID = study_instance_uid
+    return study
 
 
 def new_result(
@@ -155,8 +195,11 @@ def _contribution(origin: Origin) -> Dataset:
     return item
 
 
-def result_file_bytes(result: Dataset) -> bytes:
-    """A complete Part 10 file in Explicit VR Little Endian; equal data sets give equal bytes."""
+def result_file_bytes(result: Dataset, last_element: bytes = b"") -> bytes:
+    """A complete Part 10 file in Explicit VR Little Endian; equal data sets give equal bytes.
+
+    `last_element` is one that is encoded already, with a tag above all others.
+    """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = result.SOPClassUID
     meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
@@ -166,6 +209,7 @@ def result_file_bytes(result: Dataset) -> bytes:
     result.file_meta = meta
     buffer = io.BytesIO()
     dcmwrite(buffer, result, enforce_file_format=True)
+    buffer.write(last_element)
     return buffer.getvalue()
 
 

@@ -13,25 +13,16 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_gam.dicom.image.acceptance import OWN_IMAGE_TYPE
 from dicom_gam.dicom.result.codes import SOURCE_IMAGE, SPATIAL_RESAMPLING
-from dicom_gam.dicom.result.reference import copied
+from dicom_gam.dicom.result.reference import copied, describe_anatomy
 from dicom_gam.dicom.result.result_file import Origin, code_item, new_result, reference_item
 
 SERIES_NUMBER = 9802
 _INHERITED = (
-    "BodyPartExamined",
-    "PatientOrientation",  # of both panels, which are the source side by side
     "BurnedInAnnotation",  # the banner itself carries no identity
     "RecognizableVisualFeatures",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
-)
-_UNPAIRED = frozenset(  # of PS3.16 Annex L, as far as radiographs go
-    {
-        *("ABDOMEN", "ABDOMENPELVIS", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "COCCYX", "CSPINE", "CTSPINE"),
-        *("HEAD", "HEADNECK", "HEART", "LSPINE", "LSSPINE", "MEDIASTINUM", "NECK", "NECKCHEST", "PELVIS", "SKULL"),
-        *("SPINE", "SSPINE", "STERNUM", "TLSPINE", "TSPINE", "WHOLEBODY"),
-    }
 )
 
 
@@ -57,13 +48,7 @@ def _describe(capture: Dataset, origin: Origin, summary: str) -> None:
     capture.ConversionType = "WSD"
     capture.DateOfSecondaryCapture = f"{origin.local_time:%Y%m%d}"
     capture.TimeOfSecondaryCapture = f"{origin.local_time:%H%M%S}"
-    side = source.get("ImageLaterality") or source.get("Laterality")
-    if side:
-        capture.ImageLaterality = side  # may be U or B, which Laterality may not
-    elif source.get("BodyPartExamined") not in _UNPAIRED:
-        capture.Laterality = ""  # Type 2C: a paired part, or we can't know, and the source doesn't say
-    if "PatientOrientation" not in capture:
-        capture.PatientOrientation = None
+    describe_anatomy(source, capture)  # of both panels, which are the source side by side
     capture.ImageComments = origin.text(summary, 10240)
     capture.DerivationDescription = origin.text(
         f"Reduced copy side by side with the attention map of bundle {origin.bundle.name} {origin.bundle.version}", 1024

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dicom_gam.dicom.scp.upper_layer import PduType, ProtocolError
-from dicom_gam.dicom.uids import IMPLEMENTATION_CLASS_UID
+from dicom_gam.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -121,7 +121,7 @@ def encode_acceptance(
     user += _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode())
     for uid in reversed_roles:
         user += _item(_ROLE_SELECTION, struct.pack(">H", len(uid)) + uid.encode() + b"\0\1")
-    user += _item(_IMPLEMENTATION_VERSION, b"DICOM_GAM")
+    user += _item(_IMPLEMENTATION_VERSION, IMPLEMENTATION_VERSION_NAME.encode())
     items.append(_item(_USER_INFORMATION, user))
     body = struct.pack(">HH32s32x", 1, 0, raw_titles) + b"".join(items)
     return struct.pack(">BxL", PduType.ASSOCIATE_AC, len(body)) + body
