@@ -12,9 +12,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from dicom_gam.errors import ConfigError
+from dicom_gam.records import ResultRole
 from dicom_gam.sections import (
     AccessSettings,
     AETitle,
@@ -27,6 +28,7 @@ from dicom_gam.sections import (
     TlsSettings,
     UIDText,
 )
+from dicom_gam.wording import Footer, LabelSettings
 
 BUILT_IN_BUNDLE = "radiograph-anatomy"
 _SectionT = TypeVar("_SectionT", bound=Section)
@@ -87,16 +89,31 @@ class IntakeSettings(Section):
 class OutputSettings(Section):
     """The objects that go back."""
 
+    objects: tuple[ResultRole, ...] = Field(
+        ("sr", "overlay", "rejection"),
+        description="what goes back: `sr` and `overlay` always; `region` (segmentation), `presentation` (presentation "
+        "state with the outline) and `rejection` (key object note on a rejected image) by choice",
+    )
     sr: Literal["comprehensive-3d", "comprehensive"] = Field(
         "comprehensive-3d", description="the report's SOP class; `comprehensive` for archives that know no 3D"
     )
     overlay_long_side: int = Field(1024, ge=256, le=4096, description="the overlay's longer side in pixels")
-    footer: str = Field(
+    footer: Footer = Field(
         "RESEARCH USE ONLY - NOT FOR DIAGNOSIS - reduced resolution, read the original image",
-        description="the line under every overlay",
+        description="the line under every overlay; empty for none",
     )
+    labels: LabelSettings = LabelSettings()
     manufacturer: str = Field("dicom_gam", description="Manufacturer in the result objects")
     institution_name: str = Field("", description="Institution Name in the result objects")
+
+    @field_validator("objects")
+    @classmethod
+    def _whole(cls, objects: tuple[ResultRole, ...]) -> tuple[ResultRole, ...]:
+        for role in ("sr", "overlay"):
+            if role not in objects:
+                msg = f"{role} is missing: report and overlay are always sent, for the one points to the other; add it"
+                raise ValueError(msg)
+        return tuple(role for role in get_args(ResultRole) if role in objects)
 
 
 class DeliverySettings(Section):
