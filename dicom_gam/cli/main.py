@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "reprocess": ("reprocess:reprocess", "Process images again, with another bundle or other settings."),
         "rules": ("rules:app", "Say which rule an image meets, and why."),
         "destinations": ("destinations:app", "See where results go; pause, resume, send dead letters again."),
+        "check-result": ("check_result:check_result", "Check reports and overlays for what validators miss."),
         "audit": ("audit:app", "Look at and check the audit log."),
         "drift": ("drift:drift", "See whether a sender's images have changed since calibration."),
         "bundle": ("bundle:app", "Look at and check model bundles."),

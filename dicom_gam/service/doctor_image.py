@@ -16,6 +16,8 @@ from pydicom.uid import generate_uid
 from dicom_gam.bundle.bundle import bundle_files, load_bundle, select_device
 from dicom_gam.bundle.files import MANIFEST, digest
 from dicom_gam.bundle.manifest import parse_manifest
+from dicom_gam.dicom.checker.checker import check_results
+from dicom_gam.dicom.checker.concepts import class_defect
 from dicom_gam.dicom.image.decode import read_instance
 from dicom_gam.dicom.image.decoder_pool import DecoderPool
 from dicom_gam.dicom.scu.sender import send
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import FileDataset
 
+    from dicom_gam.bundle.manifest import Manifest
     from dicom_gam.config import Settings
     from dicom_gam.records import AIResult
     from dicom_gam.service.doctor_case import Case, Finding
@@ -57,6 +60,17 @@ def check_bundles(case: Case) -> Iterator[Finding]:
             yield fail(str(error), "without it the node does not start")
         else:
             yield ok(f"{manifest.name} {manifest.version} is whole, digest {digest(content)[:12]}...")
+            yield from _wrong_codes(manifest)
+
+
+def _wrong_codes(manifest: Manifest) -> Iterator[Finding]:
+    """The codes of its classes that the check before sending will object to."""
+    for entry in manifest.classes:
+        concept = entry.concept
+        defect = class_defect(concept.value, concept.scheme, concept.meaning)
+        if defect:
+            told = f"{manifest.name}: class {entry.name} has the code ({concept.value}, {concept.scheme}): {defect}"
+            yield fail(f"{told}, so every result with it would be a dead letter", "correct it in a new bundle version")
 
 
 def check_device(case: Case) -> Iterator[Finding]:
@@ -167,6 +181,10 @@ def _judged(name: str, result: AIResult, seconds: float) -> Finding:
         return fail(f"{name}: a sound test image was refused: {result.rejection.message}", "compare [intake] with it")
     if result.skipped is not None or result.verification is None or result.prediction is None:
         return warn(f"{name}: the test image was skipped: {result.skipped}", "see: dicom-gam rules test FILE")
+    defects = check_results([item.content for item in result.objects])
+    if defects:
+        told = f"{defects[0].name} at {defects[0].place}"
+        return fail(f"{name}: the results of the test image would not be sent: {told}", "report this defect")
     verdict, label = result.verification.verdict.value, result.prediction.label
     objects = " and ".join(item.role for item in result.objects)
     return ok(f"{name}: a chest radiograph became {label}, verdict {verdict}, {objects} encoded {took}; nothing sent")

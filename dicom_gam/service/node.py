@@ -20,6 +20,7 @@ from dicom_gam.errors import ConfigError, DicomGamError
 from dicom_gam.service.front_door import make_listener, refuse_wide_open
 from dicom_gam.service.outbox import Courier
 from dicom_gam.service.receivers import Receivers
+from dicom_gam.service.result_check import check_before_sending
 from dicom_gam.service.retention import Keeper
 from dicom_gam.service.store import AUDIT_FILE, database_of, hold_intake, make_folder, open_store, own
 from dicom_gam.service.worker import Worker
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dicom_gam.config import Settings
     from dicom_gam.service.loop import Loop
     from dicom_gam.service.outbox import Send
+    from dicom_gam.service.result_check import Check
     from dicom_gam.service.worker import Process
     from dicom_gam.storage.rows import Delivery, DriftReading, Job
 
@@ -57,11 +59,13 @@ class Node:
         *,
         about: Mapping[str, Any] | None = None,
         send: Send = send_over_network,
+        check: Check = check_before_sending,
     ) -> None:
         self._settings = settings
         self._process = process
         self._about = dict(about or {})
         self._send = send
+        self._check = check
         self._stopped = threading.Event()
         self._started = False
         self._open = ExitStack()
@@ -228,6 +232,7 @@ class Node:
                 self._store.results,
                 self._store.audit,
                 self._send,
+                check=self._check,
             )
             for destination in settings.destinations
         ]

@@ -14,6 +14,7 @@ from dicom_gam.errors import ConfigError, DeliveryError, DicomGamError, StorageE
 from dicom_gam.service.commitment import delivery_keys, retry_delay_s, spread
 from dicom_gam.service.loop import Loop, describe
 from dicom_gam.service.notary import OBJECTS_PER_REQUEST, Notary
+from dicom_gam.service.result_check import check_before_sending
 from dicom_gam.storage.sqlite import CLOCK_SLACK_S
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dicom_gam.dicom.scu.sender import Answer
     from dicom_gam.sections import Destination
     from dicom_gam.service.notary import Ask
+    from dicom_gam.service.result_check import Check
     from dicom_gam.storage.protocols import AuditTrail, Blobs, Outbox
     from dicom_gam.storage.rows import Delivery
 
@@ -47,6 +49,7 @@ class Courier:
         audit: AuditTrail,
         send: Send = send,
         ask: Ask = over_network.ask,
+        check: Check = check_before_sending,
     ) -> None:
         self._destination = destination
         self._calling_ae_title = calling_ae_title
@@ -55,6 +58,7 @@ class Courier:
         self._results = results
         self._audit = audit
         self._send = send
+        self._check = check
         self._broken: set[int] = set()  # deliveries over which it broke off since it last answered
         self.loop = Loop(f"courier {destination.name}", self._step, self._step_failed, min(5.0, settings.first_retry_s))
         self._notary = Notary(destination, calling_ae_title, settings, outbox, audit, lambda: self.loop.stopping, ask)
@@ -110,7 +114,10 @@ class Courier:
                     return
 
     def _content(self, delivery: Delivery) -> bytes | None:
-        """Return the very bytes that were committed; bury the delivery when the disk no longer has them."""
+        """Return the very bytes that were committed; bury the delivery when the disk no longer has them.
+
+        Also when its set has a defect: half a result would mislead, so nothing of it is sent.
+        """
         try:
             content = self._results.read(delivery.what.blob)
         except StorageError as error:
@@ -118,6 +125,10 @@ class Courier:
             return None
         if hashlib.sha256(content).hexdigest() != delivery.what.blob:
             self._bury(delivery, None, "the object was damaged on our own disk: look at the disk, process again")
+            return None
+        cause = self._check(delivery, self._outbox.deliveries(delivery.job_id), self._results)
+        if cause:
+            self._bury(delivery, None, cause)
             return None
         return content
 

@@ -27,6 +27,8 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from dicom_gam.config import Settings
+from dicom_gam.dicom.result.codes import PROCESSING_EQUIPMENT, SOURCE_IMAGE, SPATIAL_RESAMPLING, VERDICT_WORDS
+from dicom_gam.dicom.result.result_file import code_item, reference_item
 from dicom_gam.records import (
     AIResult,
     BundleIdentity,
@@ -55,6 +57,9 @@ TORN_CONNECTIONS = [
     pytest.mark.usefixtures("garbage_collected"),
 ]
 BUNDLE = BundleIdentity("fake", "1", "d" * 64, "tests", "tests")
+
+
+RESULT_SERIES = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, 'overlays').int}"
 
 
 def image(sop_instance_uid: str, sop_class_uid: str = CR, *, side: int = 16, shade: int = 7) -> Dataset:
@@ -138,7 +143,7 @@ def _one(instance: ReceivedInstance, moment: datetime) -> AIResult:
             ("attention is elsewhere",),
         ),
         objects=tuple(
-            _object(role, uid, moment)
+            _object(role, uid, moment, ds)
             for role, uid in zip(("sr", "overlay"), result_uids(ds.SOPInstanceUID), strict=True)
         ),
     )
@@ -148,12 +153,35 @@ def _rejected(instance: ReceivedInstance, reason: Reason) -> AIResult:
     return AIResult(instance, BUNDLE, "s" * 64, rejection=Rejection(reason, f"refused: {reason}"))
 
 
-def _object(role: str, uid: str, moment: datetime) -> ResultObject:
+def _object(role: str, uid: str, moment: datetime, source: Dataset) -> ResultObject:
+    content = overlay_file(uid, source, moment)
+    return ResultObject(role, SECONDARY_CAPTURE, uid, ExplicitVRLittleEndian, content)  # type: ignore[arg-type]
+
+
+def overlay_file(uid: str, source: Dataset, moment: datetime) -> bytes:
+    """A tiny overlay of `source` that the courier's check has nothing against."""
     ds = image(uid, SECONDARY_CAPTURE, side=8)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = source.StudyInstanceUID, RESULT_SERIES
+    ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.ReferringPhysicianName = ""
+    ds.StudyID = ds.AccessionNumber = ds.PatientOrientation = ""
+    ds.Modality, ds.Manufacturer, ds.SeriesNumber, ds.InstanceNumber = "OT", "tests", 9802, 1
     ds.ContentDate, ds.ContentTime = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S.%f")
+    ds.ImageType, ds.ConversionType = ["DERIVED", "SECONDARY", "OTHER", "GRADCAM"], "WSD"
+    ds.SeriesDescription, ds.ImageComments = "AI Grad-CAM overlay - FAIL", VERDICT_WORDS[Verdict.FAIL]
+    ds.DerivationDescription = "made up"
+    ds.DerivationCodeSequence = [code_item(SPATIAL_RESAMPLING)]
+    equipment = Dataset()
+    equipment.Manufacturer, equipment.ManufacturerModelName = "tests", "dicom_gam"
+    equipment.PurposeOfReferenceCodeSequence = [code_item(PROCESSING_EQUIPMENT)]
+    ds.ContributingEquipmentSequence = [equipment]
+    reference = reference_item(source.SOPClassUID, source.SOPInstanceUID)
+    reference.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
+    ds.SourceImageSequence = [reference]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.PixelData = bytes(8 * 8 * 3)
     buffer = io.BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
-    return ResultObject(role, SECONDARY_CAPTURE, uid, ExplicitVRLittleEndian, buffer.getvalue())  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 class Archive:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from dicom_gam.storage.sqlite import Database, SqliteAuditHead
 from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
 from dicom_gam.storage.sqlite_outbox import SqliteOutbox
 from dicom_gam.storage.states import JobEvent
-from tests.service.fakes import SECONDARY_CAPTURE, image, uids
+from tests.service.fakes import SECONDARY_CAPTURE, image, overlay_file, uids
 
 STORED = Answer(stored=True, status=0x0000, words="stored (status 0000)")
 QUICK = DeliverySettings(first_retry_s=0.02, maximum_retry_s=0.05, attempts=4)
@@ -42,18 +42,24 @@ class PostOffice:
         self._numbers = itertools.count(1)
         self._couriers: list[Courier] = []
 
-    def put(self, study: str, *destinations: str, objects: int = 2) -> list[str]:
-        """The results of one image; returns their UIDs, which tell them apart in the order they were put in."""
+    def put(
+        self, study: str, *destinations: str, objects: int = 2, spoil: Callable[[bytes], bytes] | None = None
+    ) -> list[str]:
+        """The results of one image; returns their UIDs, which tell them apart in the order they were put in.
+
+        `spoil` changes the first object's bytes.
+        """
         number = next(self._numbers)
         names = uids(objects, f"{self.folder} {number} ")
         rows = []
         for name in names:
-            ds = image(name, SECONDARY_CAPTURE, side=8)
-            ds.StudyInstanceUID = study
-            buffer = io.BytesIO()
-            ds.save_as(buffer, enforce_file_format=True)
-            blob = hashlib.sha256(buffer.getvalue()).hexdigest()
-            self.results.write(blob, [buffer.getvalue()])
+            source = image(f"1.2.{number}")
+            source.StudyInstanceUID = study
+            content = overlay_file(name, source, datetime(2025, 3, 4, 5, 6, 7))
+            if spoil is not None and name == names[0]:
+                content = spoil(content)
+            blob = hashlib.sha256(content).hexdigest()
+            self.results.write(blob, [content])
             rows += [
                 NewDelivery(where, study, "sr", SECONDARY_CAPTURE, name, "1.2.840.10008.1.2.1", blob)
                 for where in destinations

@@ -49,6 +49,7 @@ def answer(office, transaction_uid, committed=(), failed=()):
     settle_report(office.outbox, office.audit, QUICK, report)
 
 
+@pytest.mark.requirement("COM-01")
 def test_a_stored_object_counts_as_delivered_only_when_the_destination_answers_for_it(office):
     ask = Notebook()
     names = office.put("1.1", "pacs")
@@ -67,6 +68,7 @@ def test_a_stored_object_counts_as_delivered_only_when_the_destination_answers_f
     assert uid in told[0]["words"]
 
 
+@pytest.mark.requirement("COM-03")
 def test_the_same_report_twice_changes_nothing(office):
     ask = Notebook()
     names = office.put("1.1", "pacs")
@@ -79,6 +81,7 @@ def test_the_same_report_twice_changes_nothing(office):
     assert len(office.events("delivery.sent")) == 2
 
 
+@pytest.mark.requirement("COM-03")
 def test_a_report_that_nobody_asked_for_is_recorded_and_refused(office):
     for uid, shown in (("2.25.5", "2.25.5"), ("SECRET^NAME", "invalid")):
         with pytest.raises(DeliveryError, match=f"no storage commitment was asked for .* {shown}"):
@@ -90,6 +93,7 @@ def test_a_report_that_nobody_asked_for_is_recorded_and_refused(office):
     ]
 
 
+@pytest.mark.requirement("COM-02")
 def test_what_the_destination_does_not_answer_for_is_sent_and_asked_for_again_under_a_new_uid(office):
     ask, pacs = Notebook(), Pacs()
     first, second = office.put("1.1", "pacs")
@@ -117,6 +121,7 @@ def test_an_object_that_is_never_answered_for_ends_as_a_dead_letter_with_the_cau
     assert office.deliveries()[0].cause.startswith("given up after 4 attempts: the destination has stored it, but")
 
 
+@pytest.mark.requirement("COM-03")
 def test_a_late_answer_to_an_earlier_request_is_honoured(office):
     names = office.put("1.1", "pacs")
     ask = Notebook()
@@ -147,6 +152,7 @@ def test_bad_news_about_an_earlier_request_does_not_disturb_the_newer_one(office
     assert office.states() == ["unconfirmed"]
 
 
+@pytest.mark.requirement("COM-03")
 def test_an_object_both_committed_and_failed_is_not_taken_for_safe(office):
     (name,) = office.put("1.1", "pacs", objects=1)
     ask = Notebook()
@@ -242,6 +248,7 @@ class CommittingArchive:
         self._server.shutdown()
 
 
+@pytest.mark.requirement("COM-04")
 def test_an_answer_over_the_same_association_is_taken_in_and_answered(office):
     archive = CommittingArchive()
     first, second = office.put("1.1", "pacs")

@@ -11,6 +11,7 @@ import pytest
 from dicom_gam.dicom.scu.sender import Answer
 from dicom_gam.errors import ConfigError, DeliveryError
 from dicom_gam.service.outbox import OBJECTS_PER_ASSOCIATION
+from dicom_gam.service.result_check import ResultCheck
 from tests.service.fakes import until
 from tests.service.post_office import QUICK, STORED, Pacs, PostOffice
 
@@ -30,6 +31,7 @@ def sent(office, destination="pacs"):
     return set(office.states(destination)) == {"sent"}
 
 
+@pytest.mark.requirement("DEL-02", "DEL-08")
 def test_a_pacs_that_was_down_for_the_whole_push_gets_everything_in_order_and_nothing_twice(office):
     pacs = Pacs()
     pacs.down = DOWN
@@ -46,6 +48,7 @@ def test_a_pacs_that_was_down_for_the_whole_push_gets_everything_in_order_and_no
     assert {row.attempts for row in office.deliveries()} == {1}
 
 
+@pytest.mark.requirement("DEL-02")
 def test_however_long_it_is_down_nothing_becomes_a_dead_letter(office):
     pacs = Pacs()
     pacs.down = DOWN
@@ -100,6 +103,7 @@ def test_settings_that_can_not_be_used_hold_the_destination_with_their_own_words
     assert "ca.pem can't be read" in office.outbox.held("pacs").cause
 
 
+@pytest.mark.requirement("DEL-08")
 def test_an_object_that_waits_holds_back_its_own_study_only(office):
     first, second = office.put("1.1", "pacs")
     others = office.put("1.2", "pacs")
@@ -122,6 +126,7 @@ def test_a_dead_letter_lets_the_later_objects_of_its_study_go(office):
     assert office.deliveries()[0].cause.startswith("given up after 4 attempts: the destination is out of resources")
 
 
+@pytest.mark.requirement("DEL-03")
 def test_one_destination_that_hangs_does_not_delay_the_other(office):
     hanging, release = threading.Event(), threading.Event()
 
@@ -168,6 +173,7 @@ def test_a_pacs_that_breaks_off_over_one_object_after_another_is_held_as_a_whole
     assert sorted({row.attempts for row in office.deliveries()}) == [0, 1]
 
 
+@pytest.mark.requirement("DEL-05")
 def test_a_hopeless_object_is_given_up_at_once(office):
     hopeless = Answer(stored=False, status=None, words="it is no DICOM file", hopeless=True)
     office.put("1.1", "pacs")
@@ -178,6 +184,7 @@ def test_a_hopeless_object_is_given_up_at_once(office):
     assert office.deliveries()[0].cause == "it is no DICOM file"
 
 
+@pytest.mark.requirement("DEL-06")
 def test_a_pause_is_heeded_between_two_objects_and_ended_by_resume(office):
     names = office.put("1.1", "pacs", objects=6)
 
@@ -198,6 +205,7 @@ def test_a_pause_is_heeded_between_two_objects_and_ended_by_resume(office):
     assert pacs.arrived == names
 
 
+@pytest.mark.requirement("AUD-05")
 def test_every_attempt_is_recorded_with_where_what_which_and_how(office):
     first, _ = office.put("1.1", "pacs")
     answers = iter([BUSY])
@@ -225,3 +233,70 @@ def test_a_sender_that_answers_nothing_at_all_is_no_endless_loop(office):
     office.courier(mute, slow)
     until(lambda: office.outbox.held("pacs") is not None)
     assert (len(tries), office.outbox.held("pacs").cause) == (1, "destination pacs gave no answer: see to its log")
+
+
+def spoilt(content: bytes) -> bytes:
+    return content.replace(b"AI VERIFICATION: FAIL", b"AI VERIFICATION: FINE")
+
+
+@pytest.mark.requirement("CHK-03")
+def test_a_result_with_a_defect_is_never_sent_nor_is_what_belongs_to_it(office):
+    first, _ = office.put("1.1", "pacs", "other", spoil=spoilt)
+    whole = office.put("1.1", "pacs")
+    pacs = Pacs()
+    office.courier(pacs)
+    office.courier(pacs, name="other")
+    until(lambda: office.states() == ["dead", "dead", "sent", "sent"] and office.states("other") == ["dead", "dead"])
+    assert pacs.offered == whole
+    own, held_back = office.deliveries()[:2]
+    assert own.cause.startswith("check-result: wrong-verdict-words: ImageComments: ")
+    assert held_back.cause.startswith(f"check-result: wrong-verdict-words: held back with object {first} ")
+    dead = office.events("delivery.dead")
+    assert sorted(keys["destination"] for keys in dead) == ["other", "other", "pacs", "pacs"]
+    assert all(keys["words"].startswith("check-result: ") and keys["status"] is None for keys in dead)
+
+
+@pytest.mark.requirement("CHK-03")
+def test_a_result_with_a_defect_is_checked_again_when_its_dead_letter_is_sent_again(office):
+    office.put("1.1", "pacs", spoil=spoilt)
+    pacs = Pacs()
+    courier = office.courier(pacs)
+    until(lambda: office.states() == ["dead", "dead"])
+    assert len(office.outbox.revive("pacs", 0.0)) == 2
+    courier.loop.wake()
+    until(lambda: office.states() == ["dead", "dead"] and len(office.events("delivery.dead")) == 4)
+    assert pacs.offered == []
+
+
+def test_a_set_is_read_and_checked_once_however_many_destinations_and_attempts_there_are(office):
+    office.put("1.1", "pacs", "other")
+    deliveries = office.deliveries() + office.deliveries("other")
+    read = []
+
+    class Counting:
+        def read(self, name):
+            read.append(name)
+            return office.results.read(name)
+
+    check = ResultCheck()
+    assert [check(delivery, deliveries, Counting()) for delivery in deliveries * 3] == [""] * 12
+    assert len(read) == 2
+
+
+def test_a_set_of_which_one_file_is_gone_is_judged_by_the_others(office):
+    office.put("1.1", "pacs", spoil=spoilt)
+    first, second = deliveries = office.deliveries()
+    check = ResultCheck()
+    office.results.remove(first.what.blob)
+    assert check(second, deliveries, office.results) == ""
+
+
+def test_what_is_remembered_of_sets_is_bounded(office):
+    for _ in range(3):
+        office.put("1.1", "pacs")
+    check = ResultCheck(remembered=2)
+    jobs = {row.job_id for row in office.deliveries()}
+    for job_id in jobs:
+        rows = office.outbox.deliveries(job_id)
+        assert check(rows[0], rows, office.results) == ""
+    assert len(check._found) == 2

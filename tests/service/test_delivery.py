@@ -27,17 +27,20 @@ def states(node, name):
     return {state: count for state, count in node.delivery_counts().get(name, {}).items() if count}
 
 
+@pytest.mark.requirement("DEL-04")
 def test_the_wait_between_attempts_doubles_from_half_a_minute_to_ten_minutes():
     waits = [retry_delay_s(attempt, DeliverySettings(), spread=1.0) for attempt in range(1, 8)]
     assert waits == [30, 60, 120, 240, 480, 600, 600]
 
 
+@pytest.mark.requirement("DEL-04")
 def test_the_wait_is_spread_but_never_above_the_cap_and_never_overflows():
     assert retry_delay_s(1, DeliverySettings(), spread=0.8) == 24
     assert retry_delay_s(6, DeliverySettings(), spread=1.2) == 600
     assert retry_delay_s(10_000, DeliverySettings(), spread=1.0) == 600
 
 
+@pytest.mark.requirement("DEL-02")
 def test_an_archive_that_was_down_gets_every_result_when_it_is_back(settings):
     port = free_port()
     names = uids(3)
@@ -52,6 +55,7 @@ def test_an_archive_that_was_down_gets_every_result_when_it_is_back(settings):
         assert states(node, "pacs") == {DeliveryState.SENT: 6}
 
 
+@pytest.mark.requirement("DEL-03")
 def test_a_broken_destination_does_not_hold_up_the_other(settings, archive):
     configured = settings(("broken", free_port()), ("pacs", archive.port), delivery={"attempts": 1000})
     with Node(configured, process) as node:
@@ -63,6 +67,7 @@ def test_a_broken_destination_does_not_hold_up_the_other(settings, archive):
         assert set(broken) <= {DeliveryState.PENDING, DeliveryState.RETRY}
 
 
+@pytest.mark.requirement("DEL-05")
 def test_a_destination_that_refuses_becomes_a_dead_letter_with_the_cause_in_plain_words(settings, archive):
     archive.status = 0xC123
     configured = settings(("pacs", archive.port), delivery={"attempts": 2})
@@ -89,6 +94,7 @@ def test_a_refusal_that_passes_is_followed_by_success(settings, archive):
     assert sorted(archive.received) == sorted(result_uids("1.2.3"))
 
 
+@pytest.mark.requirement("DEL-09")
 @pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007])
 def test_a_warning_counts_as_stored_and_is_kept(settings, archive, status):
     archive.status = status
@@ -116,6 +122,7 @@ def test_a_destination_with_another_ae_title_is_named_with_the_remedy(settings):
     assert "Called AE title not recognised" in delivery.cause
 
 
+@pytest.mark.requirement("DEL-01")
 def test_what_is_sent_are_the_very_bytes_that_were_committed(settings, archive):
     configured = settings(("pacs", archive.port))
     with Node(configured, process) as node:
@@ -129,6 +136,7 @@ def test_what_is_sent_are_the_very_bytes_that_were_committed(settings, archive):
         assert kept.endswith(sent)
 
 
+@pytest.mark.requirement("DEL-01")
 def test_a_result_that_was_damaged_on_disk_is_not_sent_but_buried(settings):
     port = free_port()
     configured = settings(("pacs", port))

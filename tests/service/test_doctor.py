@@ -28,6 +28,7 @@ from dicom_gam.service.store import AUDIT_FILE, DATABASE_FILE, Store, open_store
 from dicom_gam.storage.layouts import LAYOUTS
 from dicom_gam.storage.rows import Conclusion, NewDelivery, NewJob
 from dicom_gam.storage.states import JobEvent
+from tests.bundle.copies import with_changes
 from tests.service.fakes import TORN_CONNECTIONS, Archive, free_port, until
 
 Usage = namedtuple("Usage", "total used free")
@@ -78,6 +79,7 @@ def only(findings: Iterator[Finding], level: Level) -> Finding:
     return found[0]
 
 
+@pytest.mark.requirement("OPS-03")
 def test_a_wrong_configuration_is_explained_and_nothing_else_is_looked_at(tmp_path):
     (tmp_path / "node.toml").write_text("[node]\nprot = 11112\n")
     (found,) = examine(tmp_path / "node.toml")
@@ -85,6 +87,7 @@ def test_a_wrong_configuration_is_explained_and_nothing_else_is_looked_at(tmp_pa
     assert "unknown key node.prot (did you mean port?)" in found.found
 
 
+@pytest.mark.requirement("OPS-03")
 def test_one_check_that_fails_or_breaks_does_not_stop_the_others(tmp_path, monkeypatch):
     def refused(case: Case) -> Iterator[Finding]:
         raise StorageError("the disk is gone: put it back")
@@ -117,6 +120,7 @@ def test_exit_status_is_that_of_the_worst_finding(levels, status):
     assert exit_status(levels) == status
 
 
+@pytest.mark.requirement("OPS-03")
 def test_looking_at_a_node_that_never_ran_makes_nothing(case, tmp_path):
     fresh = case()
     for what, check, _ in doctor.CHECKS:
@@ -126,6 +130,7 @@ def test_looking_at_a_node_that_never_ran_makes_nothing(case, tmp_path):
     assert "the node makes it" in only(doctor_checks.check_folder(fresh), Level.OK).found
 
 
+@pytest.mark.requirement("OPS-03")
 def test_looking_at_a_node_changes_nothing_in_its_folder(case, store):
     end(store, 1, JobEvent.FINISH, "PACS")
     store.close()
@@ -302,6 +307,7 @@ def test_results_that_wait_for_long_are_told_with_the_latest_cause_and_a_pause_w
     )
 
 
+@pytest.mark.requirement("OPS-03")
 def test_an_edited_audit_log_is_named_by_its_first_bad_record(tmp_path, case, store, monkeypatch):
     for number in range(3):
         store.audit.append("x", number=number)
@@ -535,8 +541,19 @@ def test_a_test_image_goes_the_whole_road_in_memory_whatever_the_rules_say(case,
     well = case(processing={"bundle": str(tiny_bundle_dir), "device": "cpu"}, rules=rules)
     found = only(doctor_image.check_image(well), Level.OK).found
     assert "verdict" in found
-    assert "sr and overlay encoded" in found
+    assert "sr and overlay" in found
     assert not well.folder.exists()
+
+
+def test_a_class_with_a_wrong_code_is_told_before_its_results_become_dead_letters(case, tiny_bundle_dir, tmp_path):
+    hand_called_knee = b'value = "85562004", scheme = "SCT", meaning = "Knee"'
+    own = b'value = "D-01", scheme = "99TEST", meaning = "Disc"'
+    wrong = with_changes(
+        tiny_bundle_dir, tmp_path / "wrong", {"bundle.toml": lambda text: text.replace(own, hand_called_knee)}
+    )
+    told = list(doctor_image.check_bundles(case(processing={"bundle": str(wrong)})))
+    assert [found.level for found in told] == [Level.OK, Level.FAIL]
+    assert "85562004" in told[1].found
 
 
 def test_a_test_image_that_the_settings_refuse_is_a_failure(case, tiny_bundle_dir):

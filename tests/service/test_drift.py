@@ -47,6 +47,7 @@ def send(node: Node, count: int, seed: str = "", calling: str = "MODALITY") -> N
     assert node.wait_idle(20)
 
 
+@pytest.mark.requirement("DRF-02")
 def test_every_verified_image_counts_once_whatever_its_verdict(settings):
     for number, verdict in enumerate(Verdict):
         with Node(settings(), ranked(500, verdict=verdict)) as node:
@@ -66,6 +67,7 @@ def test_images_that_can_t_be_used_do_not_count(settings):
         assert node.drift_readings() == []
 
 
+@pytest.mark.requirement("DRF-02")
 def test_an_image_sent_twice_counts_once(settings):
     with Node(settings(), VERY_ODD) as node:
         send(node, 1)
@@ -73,6 +75,7 @@ def test_an_image_sent_twice_counts_once(settings):
         assert [reading.images for reading in node.drift_readings()] == [1]
 
 
+@pytest.mark.requirement("DRF-02")
 def test_an_image_whose_first_attempt_failed_counts_once(settings):
     tried: list[str] = []
 
@@ -101,6 +104,7 @@ def test_evidence_is_that_of_the_images_in_their_order_as_the_mathematics_has_it
     assert reading.log10_maximum == pytest.approx(state.log_maximum / math.log(10))
 
 
+@pytest.mark.requirement("DRF-03", "SAF-02")
 def test_an_alarm_is_logged_and_audited_once_without_a_patient(settings, caplog):
     configured = settings()
     with caplog.at_level(logging.WARNING, "dicom_gam"):
@@ -160,6 +164,7 @@ def test_switched_off_nothing_is_watched(settings):
         assert node.drift_readings() == []
 
 
+@pytest.mark.requirement("DRF-03")
 def test_an_alarm_that_a_crash_kept_back_is_told_at_the_next_start(settings, monkeypatch):
     configured = settings()
     with monkeypatch.context() as patched:

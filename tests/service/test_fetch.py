@@ -66,6 +66,7 @@ def files(settings):
     return [path for path in (settings.node.storage / "inbox").rglob("*") if path.is_file()]
 
 
+@pytest.mark.requirement("PUL-01")
 def test_what_is_fetched_waits_in_the_queue_like_what_is_sent(web):
     _, settings = web
     steps = []
@@ -80,6 +81,7 @@ def test_what_is_fetched_waits_in_the_queue_like_what_is_sent(web):
     assert len(told(settings, "instance.stored")) == 2
 
 
+@pytest.mark.requirement("STO-05")
 def test_what_is_here_already_is_recognised_and_other_bytes_under_its_uid_are_kept_apart(web):
     archive, settings = web
     fetched(settings)
@@ -92,6 +94,7 @@ def test_what_is_here_already_is_recognised_and_other_bytes_under_its_uid_are_ke
     assert (counted["duplicates"], counted["quarantined"]) == (1, 1)
 
 
+@pytest.mark.requirement("PUL-03")
 def test_a_study_that_fails_does_not_stop_the_next_and_each_is_in_the_audit_log(web):
     _, settings = web
     wrong, unknown, known = fetched(settings, "DOE^JANE", UNKNOWN, STUDY, UNKNOWN)
@@ -112,6 +115,7 @@ def test_what_the_disk_has_no_room_for_is_told_and_leaves_nothing(tmp_path):
     assert files(settings) == []
 
 
+@pytest.mark.requirement("PUL-04")
 def test_an_interruption_by_hand_leaves_no_half_file_and_is_in_the_audit_log(web):
     archive, settings = web
     over = threading.Event()
@@ -143,6 +147,7 @@ def test_a_node_can_put_its_inbox_right_while_a_source_is_slow(web):
     assert (len(held), report.complete) == (2, True)
 
 
+@pytest.mark.requirement("PUL-02")
 def test_an_instance_that_a_source_sends_wrongly_is_refused_and_the_study_is_incomplete(web):
     archive, settings = web
     archive.files["1.2.3.1"] = multipart(file_of(2))
@@ -159,6 +164,7 @@ def test_a_study_without_radiographs_is_complete_with_nothing_got(tmp_path):
     assert (len(report.found), len(report.skipped), report.wanted, report.complete) == (1, 1, [], True)
 
 
+@pytest.mark.requirement("PUL-04", "PUL-03")
 def test_an_archive_that_breaks_off_leaves_what_came_and_counts_what_is_missing(tmp_path):
     archive = Archive([image(1), image(2, rows=4 * 1024**2), image(3)])
     with archive.running() as port:

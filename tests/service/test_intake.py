@@ -31,6 +31,7 @@ from tests.service.fakes import (
 pytestmark = TORN_CONNECTIONS
 
 
+@pytest.mark.requirement("STO-07")
 def test_the_inbox_keeps_the_very_bytes_of_the_data_set(node, settings, tmp_path):
     ds = image(*uids(1))
     path = save(ds, tmp_path / "a.dcm")
@@ -52,6 +53,7 @@ def test_the_file_in_the_inbox_is_sound_for_dcmtk(node, settings, tmp_path):
     assert dumped.stderr == ""
 
 
+@pytest.mark.requirement("STO-05")
 def test_the_same_image_again_is_a_success_and_no_second_job(settings, archive):
     configured = settings(("pacs", archive.port))
     (uid,) = uids(1)
@@ -66,6 +68,7 @@ def test_the_same_image_again_is_a_success_and_no_second_job(settings, archive):
     assert len(events(configured, "instance.duplicate")) == 2
 
 
+@pytest.mark.requirement("STO-06")
 def test_other_bytes_under_the_same_uid_are_kept_apart_and_alarmed_but_not_processed(settings, archive):
     configured = settings(("pacs", archive.port))
     (uid,) = uids(1)
@@ -79,6 +82,7 @@ def test_other_bytes_under_the_same_uid_are_kept_apart_and_alarmed_but_not_proce
     assert all(len(copies) == 1 for copies in archive.received.values())
 
 
+@pytest.mark.requirement("DOOR-11")
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom's, about the very thing that is tested
 @pytest.mark.parametrize("uid", ["../../x", "/etc/x", "1", "1.2.\xb2", "1..2"])
 def test_a_hostile_uid_is_refused_and_touches_no_file(node, settings, uid):
@@ -90,6 +94,7 @@ def test_a_hostile_uid_is_refused_and_touches_no_file(node, settings, uid):
     assert inbox_files(settings()) == []
 
 
+@pytest.mark.requirement("DOOR-12")
 def test_an_instance_that_says_it_is_another_is_refused(node, settings):
     assert store_raw(node.port, image("1.2.3"), "1.2.4") == [0xA900]
     assert inbox_files(settings()) == []
@@ -107,6 +112,7 @@ def test_a_garbage_data_set_is_kept_and_rejected_by_name(node):
     assert (job.state, job.reason) == (JobState.REJECTED, "unreadable")
 
 
+@pytest.mark.requirement("DOOR-13")
 def test_an_upload_that_breaks_off_leaves_nothing(node, settings):
     big = image("1.2.3", side=2000)
     encoded = encode(big, False, True)
@@ -136,6 +142,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(node, settings):
     assert store(node.port, [big]) == [0x0000]
 
 
+@pytest.mark.requirement("STO-04")
 def test_a_file_that_grows_too_large_for_the_system_is_answered_out_of_resources(node, settings):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
@@ -148,6 +155,7 @@ def test_a_file_that_grows_too_large_for_the_system_is_answered_out_of_resources
     assert store(node.port, [image("1.2.3", side=2000)]) == [0x0000]
 
 
+@pytest.mark.requirement("STO-04")
 def test_below_the_watermark_images_are_refused_and_the_log_says_why(settings):
     configured = settings(node={"minimum_free_bytes": 2**60})
     with Node(configured, process) as node:
@@ -156,6 +164,7 @@ def test_below_the_watermark_images_are_refused_and_the_log_says_why(settings):
     assert "minimum_free_bytes" in refused["why"]
 
 
+@pytest.mark.requirement("STO-04")
 def test_a_locked_database_is_answered_out_of_resources_and_the_node_recovers_by_itself(settings):
     configured = settings()
     with Node(configured, process) as node:
@@ -169,6 +178,7 @@ def test_a_locked_database_is_answered_out_of_resources_and_the_node_recovers_by
         assert node.wait_idle(10)
 
 
+@pytest.mark.requirement("AUD-02")
 def test_an_audit_log_that_can_not_be_written_withholds_the_success(node, monkeypatch):
     def broken(*_args, **_keys):
         raise StorageError("no space")
@@ -182,6 +192,7 @@ def test_an_audit_log_that_can_not_be_written_withholds_the_success(node, monkey
     assert node.job_counts()[JobState.DONE] == 1
 
 
+@pytest.mark.requirement("DOOR-06")
 def test_a_wrong_called_ae_title_is_rejected_and_recorded(node, settings):
     assert store(node.port, [image("1.2.3")], called="SOMEBODY") == []
     until(lambda: events(settings(), "association.rejected"))

@@ -82,6 +82,7 @@ def send_each_apart(port: int, names: list[str], acknowledged: list[str]) -> Non
         acknowledged.append(name)
 
 
+@pytest.mark.requirement("STO-02")
 def test_after_kill_9_at_any_moment_every_acknowledged_image_has_exactly_one_result_set(runner, archive):
     archive.delay_s = 0.02  # so that some kills hit a delivery
     acknowledged: list[str] = []
@@ -112,6 +113,7 @@ def test_after_kill_9_at_any_moment_every_acknowledged_image_has_exactly_one_res
     assert verify_audit_log(runner.storage) > 0
 
 
+@pytest.mark.requirement("STO-11")
 def test_sigterm_ends_the_node_cleanly_with_the_batch_in_hand_finished(runner, archive):
     process, port = runner.start(seconds_per_batch=0.4)
     names = uids(5)

@@ -40,6 +40,7 @@ def test_an_image_sent_by_dcmtk_comes_back_as_both_result_objects(settings, arch
     assert sorted(archive.received) == sorted(result_uids(uid))
 
 
+@pytest.mark.requirement("VER-10")
 def test_a_job_keeps_all_figures_of_its_result(settings):
     (uid,) = uids(1)
     with Node(settings(), process) as node:
@@ -60,6 +61,7 @@ def test_a_job_keeps_all_figures_of_its_result(settings):
     assert [item["sop_instance_uid"] for item in job.result["outputs"]] == result_uids(uid)
 
 
+@pytest.mark.requirement("DEC-08")
 def test_a_ct_is_rejected_by_name_and_nothing_is_delivered(settings, archive):
     with Node(settings(("pacs", archive.port)), process) as node:
         assert store(node.port, [image(uids(1)[0], CT)]) == [0x0000]
@@ -69,6 +71,7 @@ def test_a_ct_is_rejected_by_name_and_nothing_is_delivered(settings, archive):
     assert archive.received == {}
 
 
+@pytest.mark.requirement("AUD-05", "SAF-02")
 def test_the_audit_log_tells_the_whole_story_of_an_image_and_no_name(settings, archive):
     configured = settings(("pacs", archive.port))
     (uid,) = uids(1)
@@ -97,6 +100,7 @@ def test_the_audit_log_tells_the_whole_story_of_an_image_and_no_name(settings, a
     assert "SECRET" not in text
 
 
+@pytest.mark.requirement("STO-10")
 def test_a_bug_on_one_image_fails_that_image_alone_after_all_its_attempts(settings):
     bad, good = uids(2)
     tries = []
@@ -119,6 +123,7 @@ def test_a_bug_on_one_image_fails_that_image_alone_after_all_its_attempts(settin
     assert [keys["attempts"] for keys in events(configured, "job.failed")] == [2]
 
 
+@pytest.mark.requirement("STO-10")
 def test_a_processor_that_raises_costs_the_neighbours_an_attempt_but_not_their_results(settings):
     bad, good, other = uids(3)
 
@@ -171,6 +176,7 @@ def test_a_long_batch_keeps_its_lease_by_heartbeat(settings):
     assert (job.state, job.attempts) == (JobState.DONE, 1)
 
 
+@pytest.mark.requirement("STO-11")
 def test_stopping_finishes_the_batch_in_hand_and_leaves_the_rest_for_the_next_start(settings, archive):
     configured = settings(("pacs", archive.port), processing={"batch_size": 1})
     names = uids(5)

@@ -26,6 +26,7 @@ def receiver_pids() -> list[int]:
     return [int(pid) for pid in children if b"dicom_gam.service.receiver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@pytest.mark.requirement("DOOR-14")
 def test_what_receivers_take_in_is_processed_and_delivered_like_anything_else(shared, archive):
     names = uids(12)
     answers = []
@@ -53,6 +54,7 @@ def test_receivers_have_no_network_library_and_no_torch_in_memory(shared):
             assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
+@pytest.mark.requirement("DOOR-14")
 def test_a_receiver_that_dies_is_replaced_and_the_loss_is_on_record(shared):
     configured = shared()
     with Node(configured, process) as node:

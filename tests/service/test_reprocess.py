@@ -28,6 +28,7 @@ from dicom_gam.storage.sqlite import SqliteAuditHead
 from dicom_gam.storage.states import DeliveryState, JobEvent, JobState
 from tests.service.fakes import (
     CT,
+    RESULT_SERIES,
     TORN_CONNECTIONS,
     events,
     failed,
@@ -127,6 +128,7 @@ def house(tmp_path):
         yield House(settings, store)
 
 
+@pytest.mark.requirement("RUL-04")
 def test_a_finished_image_is_queued_once_more_with_its_own_bytes_and_points_back(house):
     first = house.receive(A)
     house.work()
@@ -255,6 +257,7 @@ def test_unknown_images_and_jobs_are_told(house):
     assert "no such job" in house.why_not(Selection(job_ids=("f" * 32,)))
 
 
+@pytest.mark.requirement("RUL-05")
 def test_what_a_bundle_was_asked_for_already_is_left_out_so_that_a_command_can_be_given_again(house):
     for uid in (A, B):
         house.receive(uid)
@@ -310,7 +313,7 @@ def test_the_report_before_is_found_with_its_place_in_the_study(house):
     house.again()
     (job,) = house.store.jobs.claim("w", 1, 60.0, time.time())
     (found,) = predecessors(job, house.store.jobs, house.store.results)
-    assert found == ResultReference("2.25.1000", "2.25.1001", "1.2.840.10008.5.1.4.1.1.7", result_uids(A)[0])
+    assert found == ResultReference("2.25.1000", RESULT_SERIES, "1.2.840.10008.5.1.4.1.1.7", result_uids(A)[0])
 
 
 def test_a_failed_attempt_in_between_does_not_hide_the_report_before_it(house):
@@ -324,6 +327,7 @@ def test_a_failed_attempt_in_between_does_not_hide_the_report_before_it(house):
     assert found.sop_instance_uid == result_uids(A)[0]
 
 
+@pytest.mark.requirement("RUL-04")
 def test_the_latest_report_is_the_predecessor_and_not_the_first(house):
     house.receive(A)
     house.work()
@@ -352,7 +356,7 @@ def test_a_result_of_an_earlier_version_has_its_series_in_its_file_as_long_as_th
     if gone:
         shutil.rmtree(house.folder / "results")
     found = predecessors(job, OldJobs(), house.store.results)
-    assert [reference.series_instance_uid for reference in found] == ([] if gone else ["2.25.1001"])
+    assert [reference.series_instance_uid for reference in found] == ([] if gone else [RESULT_SERIES])
 
 
 def deliveries_of(house: House) -> list[tuple[str, str]]:
@@ -363,6 +367,7 @@ def deliveries_of(house: House) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.requirement("RUL-04")
 def test_a_new_bundle_makes_new_objects_and_they_are_sent(house):
     house.receive(A)
     house.work()
@@ -371,6 +376,7 @@ def test_a_new_bundle_makes_new_objects_and_they_are_sent(house):
     assert len(set(deliveries_of(house))) == len(deliveries_of(house)) == 4
 
 
+@pytest.mark.requirement("RUL-05")
 def test_when_nothing_has_changed_nothing_is_sent_twice_and_the_job_says_so(house):
     first = house.receive(A)
     house.work()
@@ -443,6 +449,7 @@ def test_a_rejection_that_comes_again_is_no_repetition_of_objects(house):
     assert house.work() == [None]
 
 
+@pytest.mark.requirement("RUL-04")
 def test_a_running_node_takes_a_request_up_and_sends_the_new_results_alone(settings, archive, tmp_path):
     """With DCMTK as the sender; the new bundle is asked for by the task, as the pipeline sees it."""
     configured = settings(("pacs", archive.port))

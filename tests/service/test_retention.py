@@ -110,6 +110,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     opened.database.close()
 
 
+@pytest.mark.requirement("RET-02")
 def test_images_and_results_go_after_their_time_and_the_audit_log_says_so(house):
     delivered = house.image(JobEvent.FINISH, b"sr")
     failed = house.image(JobEvent.GIVE_UP)
@@ -125,6 +126,7 @@ def test_images_and_results_go_after_their_time_and_the_audit_log_says_so(house)
     assert house.images == set()
 
 
+@pytest.mark.requirement("RET-01")
 def test_nothing_unsent_is_ever_deleted_by_age_or_for_room(house):
     waiting = house.image(JobEvent.FINISH, b"sr", sent=False)
     house.passes(400)
@@ -136,6 +138,7 @@ def test_nothing_unsent_is_ever_deleted_by_age_or_for_room(house):
     assert told["wanted_bytes"] == house.settings.make_room_below_bytes
 
 
+@pytest.mark.requirement("RET-01")
 def test_a_dead_letter_is_kept_until_it_is_dismissed(house):
     name = house.image(JobEvent.FINISH, b"sr", sent=False)
     (delivery,) = house.outbox.deliveries(name)
@@ -164,6 +167,7 @@ def test_many_images_go_in_small_steps(house, monkeypatch):
     assert [told["count"] for told in house.told()] == [3, 3, 1]
 
 
+@pytest.mark.requirement("RET-04")
 def test_room_is_made_oldest_first_and_only_as_much_as_is_wanted(house):
     names = []
     for _ in range(5):
@@ -190,6 +194,7 @@ def test_that_no_room_can_be_made_is_told_once_until_there_was_room_again(house)
     assert len(house.told("retention.no_room")) == 2
 
 
+@pytest.mark.requirement("RET-02")
 def test_a_crash_between_mark_and_file_leaves_a_file_that_the_next_start_deletes(house, monkeypatch):
     name = house.image()
     house.passes(31, look=False)
@@ -207,6 +212,7 @@ def test_a_crash_between_mark_and_file_leaves_a_file_that_the_next_start_deletes
     assert [told["why"] for told in house.told()] == ["age", "interrupted"]
 
 
+@pytest.mark.requirement("RET-02")
 def test_no_file_goes_without_an_audit_record(house, monkeypatch):
     name = house.image()
     monkeypatch.setattr(house.audit, "append", broken)
@@ -220,6 +226,7 @@ def test_no_file_goes_without_an_audit_record(house, monkeypatch):
     assert house.told()[0]["job_ids"] == [name]
 
 
+@pytest.mark.requirement("RET-03")
 def test_a_clock_that_jumps_a_year_ahead_deletes_nothing_early(house):
     name = house.image(JobEvent.FINISH, b"sr")
     house.wall += YEAR
@@ -231,6 +238,7 @@ def test_a_clock_that_jumps_a_year_ahead_deletes_nothing_early(house):
     assert house.images == set()
 
 
+@pytest.mark.requirement("RET-03")
 def test_a_clock_that_jumps_a_year_ahead_while_the_node_is_off_takes_three_days_at_most(house):
     name = house.image()
     house.passes(0.5)
@@ -256,6 +264,7 @@ def test_images_received_under_a_clock_that_lags_a_year_live_their_time_once_it_
     assert house.images == set()
 
 
+@pytest.mark.requirement("RET-03")
 def test_a_clock_that_stands_still_deletes_nothing(house):
     name = house.image()
     house.passes(100, wall_too=False)

@@ -23,6 +23,7 @@ def test_a_work_list_gives_each_study_once_and_in_order(tmp_path, text):
     assert read_work_list(path) == ["1.2.3", "1.2.4"]
 
 
+@pytest.mark.requirement("SAF-02")
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -1,0 +1,1 @@
+"""Our own checker for results: what the installed validators miss."""
