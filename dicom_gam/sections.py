@@ -119,11 +119,21 @@ class Destination(Peer):
     commitment_timeout_s: float = Field(
         3600.0, gt=0, description="how long to wait for the answer before the objects are sent and asked for again"
     )
+    jpeg_ls: bool = Field(
+        False,
+        description="offer it overlays in JPEG-LS, without loss and smaller: sent so where it accepts that (DIMSE)",
+    )
 
     @model_validator(mode="after")
-    def _commitment_by_dimse(self) -> Destination:
+    def _by_dimse(self) -> Destination:
         if self.commitment and self.url is not None:
             msg = "commitment is DIMSE only: remove it, or give ae_title, host and port instead of url"
+            raise ValueError(msg)
+        if self.jpeg_ls and self.url is not None:
+            msg = (
+                "jpeg_ls is DIMSE only, DICOMweb can't ask what the server accepts: remove it, or give ae_title, host "
+                "and port instead of url"
+            )
             raise ValueError(msg)
         return self
 

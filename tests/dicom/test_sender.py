@@ -132,6 +132,7 @@ def wait_for(port):
             return
 
 
+@pytest.mark.requirement("DEL-01")
 def test_the_data_set_arrives_byte_for_byte(serve):
     port, received = serve((CT, ExplicitVRLittleEndian))
     buffer = io.BytesIO()
@@ -281,6 +282,7 @@ def encoded(name, syntax):
     return buffer.getvalue()
 
 
+@pytest.mark.requirement("DEL-07")
 @pytest.mark.parametrize(
     ("own", "accepted"),
     [
@@ -302,6 +304,7 @@ def test_an_object_is_reencoded_as_what_the_archive_accepts_and_the_answer_says_
     assert (got.SOPInstanceUID, got.PixelData) == (original.SOPInstanceUID, original.PixelData)
 
 
+@pytest.mark.requirement("DEL-01")
 def test_an_archive_that_would_rather_have_another_syntax_still_gets_the_very_bytes(serve):
     port, received = serve((CT, ImplicitVRLittleEndian), (CT, ExplicitVRLittleEndian))
     file = encoded(CT_FILE, ExplicitVRLittleEndian)
@@ -310,6 +313,7 @@ def test_an_archive_that_would_rather_have_another_syntax_still_gets_the_very_by
     assert answer.words == "stored (status 0000)"
 
 
+@pytest.mark.requirement("DEL-07")
 def test_a_lossy_object_is_never_unpacked(serve):
     name = "JPEG-lossy.dcm"
     port, received = serve(
@@ -380,6 +384,7 @@ def test_an_archive_with_mutual_tls_gets_the_object_and_our_certificate(serve, c
     assert len(received) == 1
 
 
+@pytest.mark.requirement("DEL-11")
 @pytest.mark.parametrize(
     ("shown", "trusted", "why"),
     [
@@ -394,6 +399,7 @@ def test_an_archive_with_a_wrong_certificate_gets_nothing(serve, certificates, s
     assert received == []
 
 
+@pytest.mark.requirement("DEL-11")
 def test_an_archive_without_tls_gets_nothing_where_tls_is_asked_for(serve, certificates):
     port, received = serve((CT, ExplicitVRLittleEndian))
     with pytest.raises(DeliveryError, match="TLS"):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom import build_context, evt
+from pynetdicom import evt
 
 from dicom_gam.dicom.commitment import PROCESSING_FAILURE, CommitmentReport
 from dicom_gam.dicom.scu.reactor import rest
-from dicom_gam.dicom.scu.requestor import NothingAcceptedError, association
+from dicom_gam.dicom.scu.requestor import NothingAcceptedError, association, native_context
 from dicom_gam.dicom.statuses import explain
 from dicom_gam.errors import DeliveryError, DicomGamError
 
@@ -80,7 +80,7 @@ def ask(
         came.set()
         return 0x0000, None
 
-    context = build_context(STORAGE_COMMITMENT_PUSH_MODEL)
+    context = native_context(STORAGE_COMMITMENT_PUSH_MODEL)
     try:
         with association(destination, calling_ae_title, [context], [(evt.EVT_N_EVENT_REPORT, on_report)]) as assoc:
             _request(assoc, transaction_uid, objects)

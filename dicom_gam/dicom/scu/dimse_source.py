@@ -12,7 +12,7 @@ from pynetdicom import build_context, build_role, evt
 from dicom_gam.dicom.identity import is_uid
 from dicom_gam.dicom.image.acceptance import ACCEPTED_TRANSFER_SYNTAXES
 from dicom_gam.dicom.scu.reactor import rest
-from dicom_gam.dicom.scu.requestor import describe, open_association
+from dicom_gam.dicom.scu.requestor import describe, native_context, open_association
 from dicom_gam.dicom.scu.retrieve import Listed, RetrieveError, Taken
 from dicom_gam.dicom.scu.sub_operations import SubOperations
 from dicom_gam.errors import DeliveryError
@@ -60,7 +60,7 @@ class DimseSource:
         """Every instance that it has of a study, none when it knows no such study. Raises RetrieveError."""
         study = {"StudyInstanceUID": study_instance_uid}
         listed = []
-        with self._association([build_context(FIND)]) as assoc:
+        with self._association([native_context(FIND)]) as assoc:
             if not self._query(assoc, "STUDY", study, ()):
                 return []
             for series in self._query(assoc, "SERIES", study, ("SeriesInstanceUID", "Modality")):
@@ -114,7 +114,7 @@ class DimseSource:
         """
         failures: dict[str, str] = {}
         sent = 0
-        with self._association([build_context(MOVE)]) as assoc:
+        with self._association([native_context(MOVE)]) as assoc:
             for batch in _batches(listed):
                 move = (_identifier(batch), self._station.ae_title, MOVE)
                 for answer in self._answers(assoc, "C-MOVE", *move):
@@ -130,7 +130,7 @@ class DimseSource:
 
     def _get(self, classes: Sequence[str], asked: Sequence[Listed], operations: SubOperations) -> str:
         """C-GET over one association; return in words why not everything came."""
-        contexts = [build_context(GET)]
+        contexts = [native_context(GET)]
         contexts += [build_context(uid, [syntax]) for uid in classes for syntax in ACCEPTED_TRANSFER_SYNTAXES]
         roles = [build_role(uid, scp_role=True) for uid in classes]
         handlers = [(evt.EVT_C_STORE, operations.store), (evt.EVT_PDU_RECV, operations.received)]

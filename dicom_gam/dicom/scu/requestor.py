@@ -7,10 +7,11 @@ import ssl
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, build_context, evt
 
 from dicom_gam.dicom.tls import client_context
+from dicom_gam.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_gam.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def open_association(
     _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own handlers log every PDU
     _config.LOG_RESPONSE_IDENTIFIERS = False  # an archive may answer with more than was asked for: names
     ae = AE(ae_title=calling_ae_title)
+    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_pdu_size = _MAXIMUM_PDU_SIZE
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = peer.timeout_s
     ae.network_timeout = None if patient else peer.timeout_s
@@ -88,6 +91,11 @@ def open_association(
         why = f"accepts nothing of what we ask for ({wanted}): ask its administrator to allow it for our AE title"
         raise NothingAcceptedError(f"{describe(peer)} {why}")
     raise DeliveryError(f"{describe(peer)} {_why_not(assoc, peer)}")
+
+
+def native_context(sop_class_uid: str) -> PresentationContext:
+    """A context for what has no pixels, in the two syntaxes that everyone knows; big endian is retired."""
+    return build_context(sop_class_uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 
 
 def describe(peer: Peer) -> str:

@@ -23,8 +23,15 @@ from pydicom.uid import (
 )
 from pynetdicom import build_context
 
+from dicom_gam.dicom.scu.compress import can_be_jpeg_ls, compress_to_jpeg_ls
 from dicom_gam.dicom.scu.reactor import rest
-from dicom_gam.dicom.scu.requestor import MAXIMUM_CONTEXTS, NothingAcceptedError, association, describe
+from dicom_gam.dicom.scu.requestor import (
+    MAXIMUM_CONTEXTS,
+    NothingAcceptedError,
+    association,
+    describe,
+    native_context,
+)
 from dicom_gam.dicom.statuses import explain, is_stored
 from dicom_gam.errors import DeliveryError
 
@@ -75,14 +82,14 @@ def send(destination: Destination, calling_ae_title: str, files: Sequence[bytes]
     after a `broken` answer, or when the destination has ended the association between two objects: what has no answer
     then is to be sent again. Closing it early releases the association.
     """
-    for group in _groups([read_file(content) for content in files]):
+    for group in _groups(destination, [read_file(content) for content in files]):
         if not (yield from _send_group(destination, calling_ae_title, group)):
             return
 
 
 def echo(destination: Destination, calling_ae_title: str) -> None:
     """Ask the destination for a C-ECHO. Raises DeliveryError that says what is wrong."""
-    with association(destination, calling_ae_title, [build_context(_ECHO)]) as assoc:
+    with association(destination, calling_ae_title, [native_context(_ECHO)]) as assoc:
         rest(assoc)
         status = assoc.send_c_echo()
         if "Status" not in status:
@@ -103,11 +110,11 @@ def read_file(content: bytes) -> FileDataset | None:
     return ds if named else None
 
 
-def _groups(datasets: Sequence[FileDataset | None]) -> Iterator[list[FileDataset | None]]:
+def _groups(destination: Destination, datasets: Sequence[FileDataset | None]) -> Iterator[list[FileDataset | None]]:
     """Cut the objects, in their order, into such as fit one association's presentation contexts."""
     group: list[FileDataset | None] = []
     for ds in datasets:
-        if len(_offers([*group, ds])) > MAXIMUM_CONTEXTS:
+        if len(_offers(destination, [*group, ds])) > MAXIMUM_CONTEXTS:
             yield group
             group = []
         group.append(ds)
@@ -115,9 +122,11 @@ def _groups(datasets: Sequence[FileDataset | None]) -> Iterator[list[FileDataset
         yield group
 
 
-def _offers(datasets: Sequence[FileDataset | None]) -> dict[tuple[str, tuple[UID, ...]], None]:
+def _offers(
+    destination: Destination, datasets: Sequence[FileDataset | None]
+) -> dict[tuple[str, tuple[UID, ...]], None]:
     """What to offer for each SOP class: the objects' own syntaxes, each in a context of its own so that the
-    destination can't choose another one instead, and what they can be re-encoded as.
+    destination can't choose another one instead, what they can be re-encoded as, and JPEG-LS where it is wanted.
     """  # noqa: D205
     wanted: dict[tuple[str, tuple[UID, ...]], None] = {}
     for ds in datasets:
@@ -127,13 +136,17 @@ def _offers(datasets: Sequence[FileDataset | None]) -> dict[tuple[str, tuple[UID
             others = tuple(syntax for syntax in _NATIVE if syntax != own) if own in _CONVERTIBLE else ()
             if others:
                 wanted[str(ds.SOPClassUID), others] = None
+            if destination.jpeg_ls and can_be_jpeg_ls(ds):
+                wanted[str(ds.SOPClassUID), (JPEGLSLossless,)] = None
     return wanted
 
 
 def _send_group(
     destination: Destination, calling_ae_title: str, datasets: Sequence[FileDataset | None]
 ) -> Generator[Answer, None, bool]:
-    contexts: list[PresentationContext] = [build_context(uid, list(syntaxes)) for uid, syntaxes in _offers(datasets)]
+    contexts: list[PresentationContext] = [
+        build_context(uid, list(syntaxes)) for uid, syntaxes in _offers(destination, datasets)
+    ]
     if not contexts:
         yield from (UNREADABLE for _ in datasets)
         return True
@@ -153,12 +166,14 @@ def _send_group(
 
 def _send_one(assoc: Any, destination: Destination, ds: FileDataset, message_id: int) -> Answer:
     own = UID(ds.file_meta.TransferSyntaxUID)
-    syntax = _accepted_syntax(assoc.accepted_contexts, str(ds.SOPClassUID), own)
+    syntax = _accepted_syntax(assoc.accepted_contexts, destination, ds)
     if syntax is None:
         return _refused(ds)
     try:
         if syntax != own and own in _UNPACKABLE:
             _unpack(ds)
+        elif syntax != own and syntax == JPEGLSLossless:
+            compress_to_jpeg_ls(ds)
         rest(assoc)
         response = assoc.send_c_store(ds, msg_id=message_id)
     except RuntimeError:  # the association ended before
@@ -169,13 +184,19 @@ def _send_one(assoc: Any, destination: Destination, ds: FileDataset, message_id:
     if "Status" not in response:
         words = f"{describe(destination)} closed the association or fell silent during C-STORE: see to its log"
         return Answer(stored=False, status=None, words=words, broken=True)
-    words = explain(response.Status) + ("" if syntax == own else f"; re-encoded from {own.name} as {syntax.name}")
+    changed = "compressed" if syntax == JPEGLSLossless else "re-encoded"
+    words = explain(response.Status) + ("" if syntax == own else f"; {changed} from {own.name} as {syntax.name}")
     return Answer(is_stored(response.Status), int(response.Status), words)
 
 
-def _accepted_syntax(contexts: Sequence[PresentationContext], sop_class_uid: str, own: UID) -> UID | None:
-    """The syntax that the object is going to be sent in: its own, or else one that it can be re-encoded as."""
-    accepted = [UID(c.transfer_syntax[0]) for c in contexts if c.abstract_syntax == sop_class_uid]
+def _accepted_syntax(contexts: Sequence[PresentationContext], destination: Destination, ds: FileDataset) -> UID | None:
+    """The syntax that the object is going to be sent in: JPEG-LS where that is wanted, its own, or else one that it
+    can be re-encoded as.
+    """  # noqa: D205
+    own = UID(ds.file_meta.TransferSyntaxUID)
+    accepted = [UID(c.transfer_syntax[0]) for c in contexts if c.abstract_syntax == ds.SOPClassUID]
+    if destination.jpeg_ls and JPEGLSLossless in accepted and can_be_jpeg_ls(ds):
+        return JPEGLSLossless
     if own in accepted:
         return own
     return next((syntax for syntax in _NATIVE if syntax in accepted), None) if own in _CONVERTIBLE else None
