@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real DICOM peers that the tests talk to; where it may not, says exactly what to install.
 set -u
-declare -A package=([openssl]=openssl [unshare]=util-linux [Orthanc]=orthanc [storescu]=dcmtk [dsrdump]=dcmtk [dciodvfy]=dicom3tools [dcentvfy]=dicom3tools)
+declare -A package=([openssl]=openssl [node]=nodejs [unshare]=util-linux [Orthanc]=orthanc [storescu]=dcmtk [dsrdump]=dcmtk [dciodvfy]=dicom3tools [dcentvfy]=dicom3tools)
 missing=()
 for program in "${!package[@]}"; do
   command -v "$program" >/dev/null 2>&1 || missing+=("${package[$program]}")
