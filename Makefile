@@ -8,7 +8,8 @@ RADIOGRAPHS ?= ../shared/data/radiographs
 OUTPUT ?= build/radiograph-anatomy
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? 4 : cores)))
 
-.PHONY: demo test check bench bench-front-door fault-matrix damage-table train-default-bundle evaluate suitability-experiment system-packages clean
+.PHONY: demo test check bench bench-results bench-front-door conformance conformance-matrix traceability viewers \
+  fault-matrix damage-table train-default-bundle evaluate suitability-experiment system-packages clean
 
 demo: $(STAMP)
 	$(BIN)/dicom-gam demo --output demo-output
@@ -22,9 +23,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) bench-front-door
+bench: $(STAMP) bench-results bench-front-door
 	$(BIN)/python -m tests.benchmarks.bench_verification --json bench.json $(BENCH_ARGS)
 	$(BIN)/python -m tests.benchmarks.bench_verification --methods --quick --json bench-methods.json
+
+# CPU time of each result object, and where it goes.
+bench-results: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_results --json bench-results.json
 
 # Receiving beside storescp, Orthanc and pynetdicom; a soak; kills; a million mutated streams. Takes more than an hour.
 bench-front-door: $(STAMP) system-packages
@@ -32,6 +37,25 @@ bench-front-door: $(STAMP) system-packages
 	$(BIN)/python -m tests.benchmarks.bench_soak --images 20000 --json bench-soak.json
 	$(BIN)/python -m tests.benchmarks.bench_kill --kills 200 --json bench-kill.json
 	$(BIN)/python -m tests.benchmarks.fuzz_front_door --cases 1000000 --json bench-fuzz.json
+
+# The conformance statement, the codes, the table of settings and the traceability table, from code.
+conformance: $(STAMP)
+	$(BIN)/python -m conformance.statement
+	$(BIN)/python -m conformance.write_settings_table
+	$(BIN)/python -m conformance.traceability
+
+# Every object, kind of source, verdict and oddity before every validator, and through Orthanc and back.
+conformance-matrix: $(STAMP) system-packages
+	$(BIN)/python -m tests.conformance.matrix $(MATRIX_ARGS)
+
+# Which test shows which requirement, and what it said last: runs every test.
+traceability: $(STAMP) system-packages
+	$(MAKE) test PYTEST_ARGS="--requirements-record conformance/requirements-record.json"
+	$(BIN)/python -m conformance.traceability
+
+# What readers see: OHIF, Orthanc's preview, dsr2html, dcmj2pnm. Needs node, npm and chromium.
+viewers: $(STAMP) system-packages
+	$(BIN)/python -m tests.viewers.pictures build/viewers
 
 # What the running service answers to each fault, and what becomes of damaged images: two generated documents.
 fault-matrix: $(STAMP) system-packages

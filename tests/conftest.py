@@ -9,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ("tests.requirements_record",)
+
 # DCMTK's programs before pynetdicom's of the same names, which an activated environment would find first.
 _own = str(Path(sys.prefix) / "bin")
 _others = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != _own]

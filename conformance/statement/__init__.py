@@ -1,0 +1,1 @@
+"""Write the DICOM conformance statement from the code: python -m conformance.statement."""
