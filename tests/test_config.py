@@ -8,16 +8,19 @@ from dicom_gam.errors import ConfigError
 DESTINATION = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
 
 
+@pytest.mark.requirement("OPS-01")
 def test_a_misspelt_key_is_refused_with_the_nearest_right_name():
     with pytest.raises(ConfigError, match=r"unknown key node\.ae_titel \(did you mean ae_title\?\)"):
         settings_from({"node": {"ae_titel": "X"}})
 
 
+@pytest.mark.requirement("OPS-01")
 def test_a_misspelt_key_of_a_destination_is_found_too():
     with pytest.raises(ConfigError, match=r"destinations\.0\.prot \(did you mean port\?\)"):
         settings_from({"destinations": [{**DESTINATION, "prot": 1}]})
 
 
+@pytest.mark.requirement("OPS-01")
 def test_every_wrong_key_is_named_at_once():
     with pytest.raises(ConfigError, match=r"node\.port.*processing\.device"):
         settings_from({"node": {"port": 99999}, "processing": {"device": "gpu"}})
@@ -64,6 +67,7 @@ def test_the_result_digest_changes_with_what_shapes_a_result_and_with_nothing_el
     assert base.result_digest() != settings_from({"processing": {"bf16": True}}).result_digest()
 
 
+@pytest.mark.requirement("OPS-02")
 @pytest.mark.parametrize(
     ("table", "words"),
     [

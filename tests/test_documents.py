@@ -9,6 +9,8 @@ import pytest
 
 from dicom_gam.config import settings_from, settings_table
 
+pytestmark = pytest.mark.requirement("OPS-06")
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -70,13 +70,16 @@ def test_a_chest_radiograph_passes_with_report_and_overlay(pipeline, chest):
     assert result.study_instance_uid == str(pydicom.dcmread(chest.path).StudyInstanceUID)
 
 
+@pytest.mark.requirement("VER-07")
 def test_a_lower_leg_which_the_bundle_does_not_know_is_rejected_without_a_finding(pipeline):
     [result] = pipeline(tasks(read_instance(sample("RG3_UNCR.dcm"))))
     assert result.verification.verdict is Verdict.REJECT
     report = pydicom.dcmread(io.BytesIO(result.objects[0].content))
-    assert not _codes(report) & {"43799004", "85562004", "72696002", "421060004"}
+    assert not _codes(report) & {"816094009", "85562004", "72696002", "421060004"}
+    assert [item.role for item in result.objects] == ["sr", "overlay", "rejection"]
 
 
+@pytest.mark.requirement("VER-14")
 def test_bad_neighbours_change_nothing_about_an_image(pipeline, chest, tmp_path):
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(sample("RG3_J2KR.dcm").read_bytes()[:-20000])
@@ -88,6 +91,7 @@ def test_bad_neighbours_change_nothing_about_an_image(pipeline, chest, tmp_path)
     assert [o.content for o in second.objects] == [o.content for o in alone.objects]
 
 
+@pytest.mark.requirement("VER-13")
 def test_a_batch_gives_the_results_of_its_images_one_by_one(pipeline, chest):
     leg = read_instance(sample("RG3_UNCR.dcm"))
     together = pipeline(tasks(chest, leg, chest))
@@ -109,6 +113,7 @@ def test_an_inverted_chest_does_not_pass(pipeline, tmp_path):
     assert result.verification.verdict is not Verdict.PASS
 
 
+@pytest.mark.requirement("VER-07")
 def test_noise_in_a_radiographs_clothes_does_not_pass(pipeline, tmp_path):
     noise = np.random.default_rng(0).integers(0, 2**15, (1955, 1841), dtype=np.uint16)
     [result] = pipeline(tasks(edited(tmp_path, "RG1_UNCR.dcm", PixelData=noise.tobytes())))
@@ -124,6 +129,7 @@ def tiny(tiny_bundle_dir):
     return load_bundle(str(tiny_bundle_dir))
 
 
+@pytest.mark.requirement("RUL-03")
 def test_each_image_is_judged_by_its_rules_bundle_whatever_is_in_the_batch(anatomy, tiny, pipeline, tmp_path):
     leg, chest = read_instance(sample("RG3_UNCR.dcm")), edited(tmp_path, "RG1_UNCR.dcm", BodyPartExamined="CHEST")
     both = pipeline_of({BUILT_IN_BUNDLE: anatomy, "tiny": tiny}, CHESTS, OTHERS)
@@ -153,6 +159,7 @@ def test_an_image_that_the_rules_leave_out_is_skipped_and_its_neighbours_are_not
     assert (done.outcome, done.rule) == ("PASS", "rest")
 
 
+@pytest.mark.requirement("RUL-04", "RES-10")
 def test_a_task_may_ask_for_another_bundle_and_gets_other_uids_that_point_to_the_report_before(
     anatomy, tiny, pipeline, chest
 ):

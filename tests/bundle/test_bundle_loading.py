@@ -53,6 +53,7 @@ def test_bundle_loads_and_tells_its_classes_apart(tiny_bundle_dir: Path) -> None
         assert {p.label for p, _ in verify_batch(bundle, prepared(shapes(kind, 6, 77)))} == {label}
 
 
+@pytest.mark.requirement("VER-07")
 def test_most_images_like_the_calibration_ones_pass_and_noise_is_rejected(tiny_bundle_dir: Path) -> None:
     bundle = load_bundle(str(tiny_bundle_dir))
     verdicts = [v.verdict for kind in (DISC, STRIPES) for _, v in verify_batch(bundle, prepared(shapes(kind, 40, 78)))]
@@ -60,6 +61,7 @@ def test_most_images_like_the_calibration_ones_pass_and_noise_is_rejected(tiny_b
     assert {v.verdict for _, v in verify_batch(bundle, prepared(shapes(NOISE, 10, 78)))} == {Verdict.REJECT}
 
 
+@pytest.mark.requirement("VER-13")
 def test_result_does_not_depend_on_the_batch(tiny_bundle_dir: Path) -> None:
     bundle = load_bundle(str(tiny_bundle_dir))
     contents = torch.cat([shapes(DISC, 2, 79), shapes(NOISE, 2, 79), shapes(STRIPES, 2, 79)])
@@ -121,6 +123,7 @@ def test_folder_that_is_not_empty_is_never_written_into(tiny_bundle_dir: Path, t
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 
+@pytest.mark.requirement("BUN-01")
 @pytest.mark.parametrize("name", [*REQUIRED, CHECKSUMS])
 def test_missing_file_is_named(name: str, tiny_bundle_dir: Path, tmp_path: Path) -> None:
     copy = copy_of(tiny_bundle_dir, tmp_path)
@@ -128,6 +131,7 @@ def test_missing_file_is_named(name: str, tiny_bundle_dir: Path, tmp_path: Path)
     assert f"{name} is missing" in refusal(copy)
 
 
+@pytest.mark.requirement("BUN-01")
 @pytest.mark.parametrize("name", REQUIRED)
 def test_one_flipped_bit_is_found_and_its_file_named(name: str, tiny_bundle_dir: Path, tmp_path: Path) -> None:
     copy = copy_of(tiny_bundle_dir, tmp_path)
@@ -137,6 +141,7 @@ def test_one_flipped_bit_is_found_and_its_file_named(name: str, tiny_bundle_dir:
     assert f"{name} differs from its checksum" in refusal(copy)
 
 
+@pytest.mark.requirement("BUN-01")
 @pytest.mark.parametrize("name", REQUIRED)
 def test_truncated_file_is_named(name: str, tiny_bundle_dir: Path, tmp_path: Path) -> None:
     copy = copy_of(tiny_bundle_dir, tmp_path)
@@ -144,6 +149,7 @@ def test_truncated_file_is_named(name: str, tiny_bundle_dir: Path, tmp_path: Pat
     assert f"{name} differs from its checksum" in refusal(copy)
 
 
+@pytest.mark.requirement("BUN-01")
 def test_extra_file_is_named(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     copy = copy_of(tiny_bundle_dir, tmp_path)
     (copy / "payload.py").write_text("print('hello')")
@@ -177,6 +183,7 @@ def test_file_that_is_no_zip_says_so(tmp_path: Path) -> None:
     assert "neither a folder nor a readable zip" in refusal(path)
 
 
+@pytest.mark.requirement("BUN-01")
 def test_zip_damaged_anywhere_is_refused_and_never_half_loaded(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     whole = zipped(tiny_bundle_dir, tmp_path / "whole.zip").read_bytes()
     identity, path = load_bundle(str(tiny_bundle_dir)).identity, tmp_path / "damaged.zip"
@@ -193,6 +200,7 @@ def test_zip_damaged_anywhere_is_refused_and_never_half_loaded(tiny_bundle_dir: 
     assert refused > 200
 
 
+@pytest.mark.requirement("BUN-01")
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_zip_that_was_cut_short_is_refused(share: float, tiny_bundle_dir: Path, tmp_path: Path) -> None:
     whole, path = zipped(tiny_bundle_dir, tmp_path / "whole.zip").read_bytes(), tmp_path / "short.zip"
@@ -200,6 +208,7 @@ def test_zip_that_was_cut_short_is_refused(share: float, tiny_bundle_dir: Path, 
     assert "get the bundle again" in refusal(path).lower()
 
 
+@pytest.mark.requirement("BUN-03")
 def test_zip_with_a_path_that_climbs_out_writes_nothing_and_is_refused(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     path = zipped(tiny_bundle_dir, tmp_path / "slip.zip")
     with zipfile.ZipFile(path, "a") as archive:
@@ -209,6 +218,7 @@ def test_zip_with_a_path_that_climbs_out_writes_nothing_and_is_refused(tiny_bund
     assert not list(tmp_path.parent.parent.glob("escaped.txt"))
 
 
+@pytest.mark.requirement("BUN-03")
 def test_zip_whose_every_path_climbs_out_is_read_by_name_and_writes_nothing(
     tiny_bundle_dir: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +239,7 @@ def test_encrypted_zip_member_is_refused(tiny_bundle_dir: Path, tmp_path: Path) 
     assert "encrypted" in refusal(path)
 
 
+@pytest.mark.requirement("BUN-02")
 def test_pickle_inside_a_reference_is_refused_and_never_run(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     trace = tmp_path / "the pickle was run"
 
@@ -331,6 +342,7 @@ def test_unfit_calibration_is_refused(
     assert message in found
 
 
+@pytest.mark.requirement("VER-09")
 def test_alpha_that_the_calibration_images_cannot_support_is_refused(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     changes = {MANIFEST: text_changed("alpha = 0.1", "alpha = 0.01")}
     message = refusal(with_changes(tiny_bundle_dir, tmp_path, changes))

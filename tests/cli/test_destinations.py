@@ -70,6 +70,7 @@ def test_an_unreachable_destination_is_listed_with_its_cause(config, office):
     assert "web: tried 1 times: connection refused: check host" in shown.stdout
 
 
+@pytest.mark.requirement("DEL-06")
 def test_pause_and_resume_are_shown_and_recorded(config, office):
     assert "pacs: paused" in command("pause", "pacs", "--why", "moving house", config=config).stdout
     assert office.outbox.paused("pacs").why == "moving house"
@@ -88,6 +89,7 @@ def test_a_pause_needs_a_reason(config):
     assert command("pause", "pacs", config=config).exit_code == 2
 
 
+@pytest.mark.requirement("DEL-06")
 def test_retry_puts_dead_letters_back_with_all_their_attempts(config, office):
     done = command("retry", "pacs", config=config)
     assert "pacs: 2 dead letters are sent again" in done.stdout
@@ -105,6 +107,7 @@ def test_retry_of_one_job_leaves_the_others(config, office):
     assert office.states() == ["dead", "dead", "retry", "pending"]
 
 
+@pytest.mark.requirement("DEL-06")
 def test_dismiss_ends_dead_letters_for_good_and_keeps_the_reason(config, office):
     assert "pacs: 2 dismissed" in command("dismiss", "pacs", "--why", "test images", config=config).stdout
     assert office.states() == ["dismissed", "dismissed", "retry"]

@@ -41,6 +41,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return give
 
 
+@pytest.mark.requirement("OPS-03")
 def test_all_well_ends_with_0_warnings_with_1_and_failures_with_2(config, found):
     found(ok("x"))
     assert command("--config", config).exit_code == 0
@@ -52,6 +53,7 @@ def test_all_well_ends_with_0_warnings_with_1_and_failures_with_2(config, found)
     assert "1 OK, 1 WARN, 1 FAIL" in shown.stdout
 
 
+@pytest.mark.requirement("OPS-03")
 def test_every_line_fits_80_columns_and_says_level_check_finding_and_remedy(config, found):
     found(
         fail("17 of 17 dead letters for [archive]: the destination does not accept Comprehensive 3D SR Storage", REMEDY)

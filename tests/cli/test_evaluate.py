@@ -63,6 +63,7 @@ def test_the_report_and_its_json_are_written_and_told(evaluated):
     assert "https://" not in page
 
 
+@pytest.mark.requirement("EVD-01")
 def test_only_held_out_rows_are_counted_and_the_unreadable_one_is_listed(evaluated):
     found = json.loads((evaluated[0] / "report.json").read_text())
     assert found["counts"]["expected"] == 8
@@ -79,6 +80,7 @@ def test_noise_is_told_from_shapes(evaluated):
     assert noise["verdicts"]["PASS"] == 0
 
 
+@pytest.mark.requirement("EVD-01")
 def test_a_manifest_of_used_images_only_is_refused(tiny_bundle_dir, tmp_path):
     rows = [[*row[:5], "train"] for row in write_pictures(tmp_path)]
     result = evaluate(tiny_bundle_dir, write_manifest(tmp_path, rows), "--output", tmp_path / "out")

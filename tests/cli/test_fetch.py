@@ -41,6 +41,7 @@ def row(shown, study):
     return [cell.strip() for cell in line.strip("│┃ ").split("│")]
 
 
+@pytest.mark.requirement("PUL-03")
 def test_a_complete_fetch_ends_with_0_and_shows_what_came(command, tmp_path):
     shown = command("--from", "archive", "--study", STUDY)
     assert shown.exit_code == 0, shown.output
@@ -50,6 +51,7 @@ def test_a_complete_fetch_ends_with_0_and_shows_what_came(command, tmp_path):
     assert (again.exit_code, row(again, STUDY)) == (0, [STUDY, "3", "0", "2", "0", "0", "0", "1"])
 
 
+@pytest.mark.requirement("PUL-03")
 def test_what_is_missing_ends_with_1_and_is_told_in_words(command, web):
     web.files["1.2.3.2"] = (500, "text/plain", b"DOE^JANE")
     shown = command("--from", "archive", "--study", STUDY, "--study", UNKNOWN)

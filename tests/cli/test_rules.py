@@ -62,6 +62,7 @@ def file(folder: Path, name: str = "x.dcm", source: str = "RG1_UNCR.dcm", **chan
     return str(folder / name)
 
 
+@pytest.mark.requirement("RUL-02")
 def test_it_says_which_rule_matches_with_bundle_and_destinations_and_why_the_others_do_not(config, tmp_path):
     shown = command("test", file(tmp_path), "--config", config, "--calling", "ER_1")
     assert shown.exit_code == 0
@@ -111,6 +112,7 @@ def test_json_holds_the_same_for_programs(config, tmp_path):
     )
 
 
+@pytest.mark.requirement("SAF-02")
 def test_neither_form_shows_who_the_patient_is(config, tmp_path):
     for form in ([], ["--json"]):
         assert "SECRET" not in command("test", file(tmp_path), "--config", config, *form).output

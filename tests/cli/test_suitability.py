@@ -58,6 +58,7 @@ def sound(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder / "out", suitability(bundle, site, "--output", folder / "out")
 
 
+@pytest.mark.requirement("EVD-04")
 def test_a_sound_site_is_suitable_and_the_exit_status_says_so(sound):
     folder, result = sound
     assert result.exit_code == 0, result.output
@@ -76,6 +77,7 @@ def test_a_bad_file_is_told_and_listed_and_loses_nothing_else(sound):
     assert "broken.png" in (folder / "report.html").read_text()
 
 
+@pytest.mark.requirement("EVD-06")
 def test_the_page_is_self_contained_and_has_every_part(sound):
     folder, _ = sound
     page = (folder / "report.html").read_text()
@@ -95,6 +97,7 @@ def test_the_page_is_self_contained_and_has_every_part(sound):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.requirement("EVD-04")
 def test_noise_is_unsuitable_with_exit_status_1(bundle, tmp_path):
     result = suitability(bundle, write_pictures(tmp_path / "site", (NOISE,), 30, 51), "--output", tmp_path / "out")
     assert result.exit_code == 1, result.output

@@ -67,6 +67,7 @@ def test_smallest_positive_evidence_becomes_zero_and_the_largest_one() -> None:
     assert degenerate.tolist() == [False]
 
 
+@pytest.mark.requirement("VER-03")
 @pytest.mark.parametrize("method", METHODS)
 def test_evidence_against_the_class_everywhere_is_degenerate(method: str) -> None:
     explanation = explain(by_hand(), torch.full((1, 1, 2, 2), 5.0), method, torch.tensor([1]))
@@ -74,6 +75,7 @@ def test_evidence_against_the_class_everywhere_is_degenerate(method: str) -> Non
     assert not explanation.maps.any()
 
 
+@pytest.mark.requirement("VER-03")
 @pytest.mark.parametrize("value", [0.0, 7.0, torch.nan, torch.inf])
 def test_evidence_without_a_place_is_degenerate(value: float) -> None:
     maps, degenerate = normalise(torch.full((1, 3, 3), value))
@@ -81,6 +83,7 @@ def test_evidence_without_a_place_is_degenerate(value: float) -> None:
     assert not maps.any()
 
 
+@pytest.mark.requirement("VER-03")
 def test_one_nan_makes_the_whole_map_degenerate_and_leaves_its_neighbour_alone() -> None:
     evidence = torch.tensor([[[1.0, torch.nan]], [[0.0, 2.0]]])
     maps, degenerate = normalise(evidence)
@@ -112,6 +115,7 @@ def test_unknown_method_is_a_key_error() -> None:
         explain(by_hand(), PICTURE, "moonshine")
 
 
+@pytest.mark.requirement("VER-02")
 @pytest.mark.parametrize("closed_form", [True, False])
 def test_network_is_left_as_it_was(closed_form: bool) -> None:
     network = random_network("resnet18")
@@ -133,6 +137,7 @@ def test_network_is_left_as_it_was(closed_form: bool) -> None:
 HEADS = {"closed form": Reluctant, "autograd": MlpHead}
 
 
+@pytest.mark.requirement("VER-02")
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_a_finite_map_for_every_image_and_leaves_the_network_alone(method: str, head: str) -> None:
@@ -149,6 +154,7 @@ def test_every_method_gives_a_finite_map_for_every_image_and_leaves_the_network_
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.requirement("VER-13")
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("method", METHODS)
 def test_image_has_the_same_map_alone_and_among_others(method: str, head: str) -> None:
@@ -234,6 +240,7 @@ def test_closed_form_under_bf16_autocast_is_near_the_exact_map() -> None:
     torch.testing.assert_close(found.maps, exact.maps, atol=0.1, rtol=0)
 
 
+@pytest.mark.requirement("VER-02")
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])  # by autograd, in closed form
 def test_two_threads_of_twenty_calls_sharing_a_network_get_the_maps_that_one_thread_gets(layer: str) -> None:
     split = SplitNetwork(random_network("resnet18"), layer)

@@ -31,6 +31,8 @@ from dicom_gam.core.attention import explain
 from dicom_gam.core.network import SplitNetwork
 from tests.core.networks import ATTENTION_LAYER, MlpHead, autograd_map, images, random_network, seeded
 
+pytestmark = pytest.mark.requirement("VER-01")
+
 THEIRS: dict[str, Callable[..., BaseCAM]] = {
     "hirescam": HiResCAM,
     "gradcam": GradCAM,

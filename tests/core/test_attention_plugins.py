@@ -43,6 +43,7 @@ def split() -> SplitNetwork:
 X = images(2, 16, channels=1).float()
 
 
+@pytest.mark.requirement("BUN-05")
 def test_method_of_an_installed_package_is_listed_last_and_explains(install: Install) -> None:
     before = list(METHODS)
     install("mean_cam", {"meancam": "mean"}, "def mean(case):\n    return case.activations.relu().sum(1)\n")
@@ -91,6 +92,7 @@ def test_two_packages_that_offer_one_name_are_both_named(install: Install) -> No
         explain(split(), X, "samecam")
 
 
+@pytest.mark.requirement("BUN-05")
 def test_package_cannot_replace_a_built_in_method(install: Install) -> None:
     built_in = METHODS["hirescam"]
     install("false_cam", {"hirescam": "false"}, "def false(case): ...\n")

@@ -15,6 +15,8 @@ from dicom_gam.core.attention import explain
 from dicom_gam.core.network import SplitNetwork
 from tests.core.networks import MlpHead, images, seeded
 
+pytestmark = pytest.mark.requirement("VER-02")
+
 THREADS, MAPS = 8, 200
 METHODS = ("hirescam", "gradcam", "cfcam", "shapleycam", "ablationcam", "fmgcam", "eigencam", "layercam")
 NETWORKS = {

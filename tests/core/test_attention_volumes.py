@@ -11,6 +11,8 @@ from dicom_gam.core.attention import METHODS, explain
 from dicom_gam.core.network import SplitNetwork, grid_means
 from tests.core.networks import ATTENTION_LAYER, VIDEO, autograd_map, clips, random_network, seeded
 
+pytestmark = pytest.mark.requirement("VER-16")
+
 
 class DenseVolume(nn.Module):
     """What a 3-D DenseNet ends with: concatenation, an in-place ReLU, pooling, one linear layer."""

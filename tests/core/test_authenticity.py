@@ -17,6 +17,8 @@ from torch import Tensor
 
 from dicom_gam.core.authenticity import FREQUENCY_STATISTICS, TILE, frequency_distance, frequency_statistics
 
+pytestmark = pytest.mark.requirement("VER-15")
+
 
 def statistics(image: Tensor) -> dict[str, float]:
     return dict(zip(FREQUENCY_STATISTICS, frequency_statistics(image).tolist(), strict=True))

@@ -66,6 +66,7 @@ def test_threshold_is_the_largest_score_that_still_passes(level: float, threshol
     assert conformal_p(SAMPLE, threshold + 1e-9) <= level
 
 
+@pytest.mark.requirement("VER-09")
 def test_sample_too_small_for_the_level_has_no_threshold() -> None:
     assert score_threshold(SAMPLE, 0.19) is None
 
@@ -113,6 +114,7 @@ def test_oddness_turns_good_sides_round() -> None:
     assert odd[COLUMN["input.garbage_probability"]] == pytest.approx(math.log(0.25 / 0.75))
 
 
+@pytest.mark.requirement("VER-11")
 def test_value_that_is_not_a_number_is_infinitely_odd() -> None:
     assert np.isposinf(oddness(np.full(len(MEASUREMENTS), np.nan))).all()
 
@@ -235,6 +237,7 @@ def alarms(drawn: NDArray[np.float64], scaling: int, alpha: float) -> bool:
     return conformal_p(calibration.combined, combined) <= alpha
 
 
+@pytest.mark.requirement("VER-08")
 @pytest.mark.parametrize(("alpha", "n"), [(0.05, 26), (0.1, 19), (0.3, 12)])
 def test_false_alarm_rate_on_exchangeable_images_is_exactly_what_was_promised(alpha: float, n: int) -> None:
     """Over many calibrations, each with one new image: the guarantee is about the average over both."""
@@ -246,6 +249,7 @@ def test_false_alarm_rate_on_exchangeable_images_is_exactly_what_was_promised(al
     assert binom.ppf(0.0005, trials, exact) <= count <= binom.ppf(0.9995, trials, exact)
 
 
+@pytest.mark.requirement("VER-08")
 def test_realised_false_alarm_rates_of_2000_calibrations_follow_beta_theory() -> None:
     """Each calibration has a false-alarm rate of its own; over calibrations it is Beta(k, n + 1 - k)."""
     n, alpha, calibrations = 59, 0.05, 2000
@@ -276,6 +280,7 @@ def test_realised_interval_by_hand() -> None:
         realised_interval(18, 0.05)
 
 
+@pytest.mark.requirement("VER-08")
 def test_false_alarm_rate_holds_with_ties_everywhere() -> None:
     trials, level, n = 2000, 0.2, 14
     rng = np.random.default_rng(7)

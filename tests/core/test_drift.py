@@ -49,6 +49,7 @@ def test_every_bet_is_scipy_s_beta_density(p_value: float, bet: tuple[float, flo
     assert log_density(p_value, *bet) == pytest.approx(beta.logpdf(p_value, *bet), abs=1e-9)
 
 
+@pytest.mark.requirement("DRF-01")
 @given(st.lists(st.floats(0.001, 0.999), max_size=30))
 @settings(max_examples=20, deadline=None)
 def test_expected_evidence_after_the_next_image_is_today_s_whatever_came_before(past: list[float]) -> None:
@@ -152,6 +153,7 @@ def test_evidence_is_the_mixture_over_bets_and_over_when_they_begin() -> None:
         assert run(row).log_maximum == pytest.approx(line.max())
 
 
+@pytest.mark.requirement("DRF-01")
 @pytest.mark.parametrize("stream", [uniform, discrete, continuous])
 def test_undrifted_streams_raise_the_alarm_no_more_often_than_promised(
     stream: Callable[[int, Generator], Streams],
@@ -163,6 +165,7 @@ def test_undrifted_streams_raise_the_alarm_no_more_often_than_promised(
     assert (highest >= math.log(5)).any()  # it isn't safe by never betting
 
 
+@pytest.mark.requirement("DRF-01")
 @pytest.mark.parametrize("stream", [discrete, continuous])
 def test_ranks_against_a_small_calibration_sample_and_the_past_are_uniform(
     stream: Callable[[int, Generator], Streams],

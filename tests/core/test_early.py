@@ -17,6 +17,7 @@ def correlated(n: int, d: int, seed: int = 0) -> torch.Tensor:
     return x - x.mean(0)
 
 
+@pytest.mark.requirement("VER-06")
 @pytest.mark.parametrize(("n", "d"), [(200, 6), (20, 6), (5, 12), (2, 3)])
 def test_covariance_is_scikit_learn_s(n: int, d: int) -> None:
     x = correlated(n, d)
@@ -32,6 +33,7 @@ def test_whitening_times_its_transpose_is_the_inverse_covariance(n: int, d: int)
     torch.testing.assert_close(identity, torch.eye(d, dtype=torch.float64), atol=1e-3, rtol=0)
 
 
+@pytest.mark.requirement("VER-06")
 def test_distance_is_scipy_s_over_the_root_of_the_dimension() -> None:
     x, mean = correlated(100, 5), torch.arange(5.0)
     inverse = np.linalg.inv(ledoit_wolf(x).numpy())
@@ -51,6 +53,7 @@ def test_vectors_that_never_vary_still_have_a_finite_whitening() -> None:
     assert torch.isfinite(whitening_matrix(torch.zeros(10, 4))).all()
 
 
+@pytest.mark.requirement("VER-06")
 def test_structure_map_is_the_root_mean_square_over_channels_scaled_to_one() -> None:
     grid = torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]], [[[1.0, 3.0]], [[1.0, -3.0]]]])
     assert structure_map(grid).tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
@@ -60,6 +63,7 @@ def test_structure_map_of_an_even_grid_is_zero() -> None:
     assert not structure_map(torch.full((1, 3, 4, 4), 2.0)).any()
 
 
+@pytest.mark.requirement("VER-06")
 def test_channel_statistics_are_a_layer_s_means_then_its_spreads() -> None:
     grid = torch.tensor([[[[1.0, 3.0]], [[2.0, 2.0]]]])
     torch.testing.assert_close(channel_statistics(grid), torch.tensor([[2.0, 2.0, 2**0.5, 0.0]]))

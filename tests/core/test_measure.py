@@ -138,6 +138,7 @@ def test_every_measurement_is_taken_of_every_image(measured: tuple[Explanation, 
     assert torch.isfinite(values).all()
 
 
+@pytest.mark.requirement("VER-06")
 def test_early_maps_are_judged_at_the_depth_where_they_are_worst() -> None:
     learned = explanation(torch.cat([bump(0, 0, 6)]), [0] * 6, seed=1)
     references = build_references([learned], frequency(6), [learned.targets], 1)
@@ -171,6 +172,7 @@ def test_similarities_stand_in_their_columns(measured: tuple[Explanation, Tensor
         assert values[2, COLUMN[f"attention.{name}"]].item() == pytest.approx(nearest[name].item(), abs=1e-5)
 
 
+@pytest.mark.requirement("VER-13")
 def test_batch_is_measured_as_its_images_one_by_one(tiny_bundle_dir: object) -> None:
     from dicom_gam.bundle.bundle import load_bundle  # noqa: PLC0415
     from dicom_gam.bundle.verifier import explain_batch  # noqa: PLC0415

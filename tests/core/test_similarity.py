@@ -101,6 +101,7 @@ ORACLES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Map, Map]
 }
 
 
+@pytest.mark.requirement("VER-04")
 @pytest.mark.parametrize("oracle", ORACLES)
 @pytest.mark.parametrize("shape", [(7, 7), (12, 12), (9, 16), (7, 7, 7), (8, 9, 10)])
 def test_similarity_equals_the_oracle_s(oracle: str, shape: tuple[int, ...]) -> None:
@@ -110,6 +111,7 @@ def test_similarity_equals_the_oracle_s(oracle: str, shape: tuple[int, ...]) -> 
     np.testing.assert_allclose(ours(a, r), expected, atol=2e-5)
 
 
+@pytest.mark.requirement("VER-04")
 def test_one_direction_s_distance_is_pot_s_one_dimensional_distance() -> None:
     # A map of one row lies along direction 0; the other directions see it shortened by their cosine.
     a, r = random_maps(1, 1, 9, seed=1), random_maps(1, 1, 9, seed=2)
@@ -119,6 +121,7 @@ def test_one_direction_s_distance_is_pot_s_one_dimensional_distance() -> None:
     assert wasserstein(a, r).item() == pytest.approx(exact * shortened, abs=1e-6)
 
 
+@pytest.mark.requirement("VER-04")
 @pytest.mark.parametrize("shape", [(7, 7), (3, 4, 5)])
 def test_sliced_distance_is_never_above_the_exact_earth_mover_s(shape: tuple[int, ...]) -> None:
     a, r = random_maps(10, *shape, seed=3), random_maps(10, *shape, seed=4)
@@ -199,6 +202,7 @@ def test_maps_smaller_than_the_window_still_have_every_similarity(shape: tuple[i
     assert all(torch.isfinite(value).all() for value in similarities(a, r).values())
 
 
+@pytest.mark.requirement("VER-05")
 @pytest.mark.parametrize("shape", [(8, 8), (6, 7, 8)])
 def test_rotated_map_is_far_in_position_and_the_same_in_intensity(shape: tuple[int, ...]) -> None:
     a = torch.zeros(1, *shape)
@@ -208,6 +212,7 @@ def test_rotated_map_is_far_in_position_and_the_same_in_intensity(shape: tuple[i
     assert wasserstein(a, rotated).item() > 0.2
 
 
+@pytest.mark.requirement("VER-05")
 def test_the_documentation_s_example_of_a_rotated_map_is_true() -> None:
     found = doctest.DocTestFinder().find(wasserstein, globs=vars(similarity))
     (example,) = [test for test in found if test.examples]

@@ -77,6 +77,7 @@ def test_advisory_check_fails_at_alpha_of_its_own_and_leaves_the_others_alone() 
     assert failed[0].threshold == score_threshold(calibration.scores["authenticity"], 0.05)
 
 
+@pytest.mark.requirement("VER-10")
 def test_every_measurement_is_reported_once_in_the_order_of_the_table() -> None:
     checks = checks_of(typical())
     assert [m.name for check in checks for m in check.measurements] == [spec.name for spec in MEASUREMENTS]
@@ -93,6 +94,7 @@ def test_one_odd_measurement_fails_its_check_and_no_other(name: str) -> None:
     assert failed[0].p_value == 1 / 100
 
 
+@pytest.mark.requirement("VER-10")
 @given(st.integers(0, 5000), st.sampled_from([0.03, 0.05, 0.1, 0.5, 0.9]), st.floats(0, 3), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_check_fails_exactly_when_a_counted_measurement_passes_its_threshold(
@@ -126,6 +128,7 @@ def test_probability_nearer_to_zero_than_any_is_judged_without_contradiction() -
     assert check.passed == all(m.passed for m in check.measurements)
 
 
+@pytest.mark.requirement("VER-11")
 @pytest.mark.parametrize("name", [spec.name for spec in MEASUREMENTS if spec.counted])
 def test_measurement_that_is_not_a_number_never_passes(name: str) -> None:
     values = typical()
@@ -137,6 +140,7 @@ def test_measurement_that_is_not_a_number_never_passes(name: str) -> None:
     assert own.reason.endswith("could not be measured")
 
 
+@pytest.mark.requirement("VER-10")
 def test_measurements_have_their_own_p_values() -> None:
     values = typical()
     values[COLUMN["attention.kl"]] = 1e6
@@ -170,12 +174,14 @@ def test_threshold_that_every_overlap_reaches_is_a_finite_number_for_dice_too() 
     assert math.isfinite(measurement(checks, "attention.dice").threshold)
 
 
+@pytest.mark.requirement("VER-09")
 def test_too_small_a_calibration_sample_is_refused() -> None:
     small = calibrate_class(simulated(40, seed=0), sample_of(simulated(18, seed=1)))
     with pytest.raises(ValueError, match="18 calibration images can't support level"):
         judge(typical(), small, 0.05)
 
 
+@pytest.mark.requirement("VER-10")
 def test_reason_names_the_measurement_its_value_and_its_threshold() -> None:
     values = typical()
     values[COLUMN["attention.iou"]] = -3.0
@@ -196,6 +202,7 @@ NOT_TAKEN = "the network does not recognise chest or hand"
 DEGENERATE = "attention is degenerate: no location in the image speaks for the predicted class"
 
 
+@pytest.mark.requirement("VER-12")
 @pytest.mark.parametrize(
     ("garbage", "degenerate", "failed", "verdict", "reasons"),
     [

@@ -48,6 +48,7 @@ def message_of(path, intake=INTAKE):
 # ---------------------------------------------------------------- SOP classes
 
 
+@pytest.mark.requirement("DEC-08")
 @pytest.mark.parametrize("sop_class", [c for c in ACCEPTED_SOP_CLASSES if c not in SECONDARY_CAPTURES])
 @pytest.mark.parametrize("modality", ["DX", "PX", None])
 def test_radiographic_classes_are_accepted_whatever_their_modality(tmp_path, sop_class, modality):
@@ -58,6 +59,7 @@ def test_no_class_the_listener_takes_only_to_refuse_it_by_name_is_accepted_here(
     assert not set(OTHER_CLASSES) & set(ACCEPTED_SOP_CLASSES)
 
 
+@pytest.mark.requirement("DEC-08")
 @pytest.mark.parametrize("sop_class", OTHERS)
 def test_other_classes_are_refused(tmp_path, sop_class):
     path = file(tmp_path, SOPClassUID=sop_class, Modality="DX")
@@ -65,6 +67,7 @@ def test_other_classes_are_refused(tmp_path, sop_class):
     assert "intake.extra_sop_classes" in message_of(path)
 
 
+@pytest.mark.requirement("DEC-08")
 def test_a_class_that_the_administrator_lists_is_accepted(tmp_path):
     intake = IntakeSettings(minimum_side=2, extra_sop_classes=(uids.RTImageStorage,))
     path = file(tmp_path, SOPClassUID=uids.RTImageStorage, Modality="RTIMAGE")
@@ -77,6 +80,7 @@ def test_a_secondary_capture_of_a_radiographic_modality_is_accepted(tmp_path, so
     assert isinstance(decode(file(tmp_path, SOPClassUID=sop_class, Modality=modality)), Radiograph)
 
 
+@pytest.mark.requirement("DEC-08")
 @pytest.mark.parametrize("modality", ["OT", "SC", "CT", "XC", "", None])
 def test_any_other_secondary_capture_is_refused_with_the_way_to_configure_it(tmp_path, modality):
     path = file(tmp_path, SOPClassUID=uids.SecondaryCaptureImageStorage, Modality=modality)
@@ -109,12 +113,14 @@ def equipment(model_name):
     return Sequence([item])
 
 
+@pytest.mark.requirement("DEC-10")
 @pytest.mark.parametrize("sop_class", [uids.SecondaryCaptureImageStorage, uids.Comprehensive3DSRStorage])
 def test_a_result_of_this_software_is_named_as_such_whatever_its_class(tmp_path, sop_class):
     path = file(tmp_path, SOPClassUID=sop_class, ContributingEquipmentSequence=equipment("dicom_gam"))
     assert reason_of(path) is Reason.OWN_RESULT
 
 
+@pytest.mark.requirement("DEC-10")
 def test_an_image_type_of_gradcam_marks_a_result_of_this_software(tmp_path):
     path = file(tmp_path, ImageType=["DERIVED", "SECONDARY", "", "GRADCAM"])
     assert reason_of(path) is Reason.OWN_RESULT
@@ -135,6 +141,7 @@ def test_contributions_of_others_are_no_reason_to_refuse(tmp_path, attributes):
 # ---------------------------------------------------------------- transfer syntax and identity
 
 
+@pytest.mark.requirement("DEC-02")
 @pytest.mark.parametrize("syntax", [uids.MPEG2MPML, "1.2.840.10008.1.2.4.94", "1.2.840.113619.5.2", "1.2.3.4"])
 def test_a_transfer_syntax_without_a_strict_decoder_is_refused(tmp_path, syntax):
     path = write(tmp_path / "a", RAMP)
@@ -168,6 +175,7 @@ def test_an_object_without_any_uid_of_its_own_is_refused_at_the_door(tmp_path):
 # ---------------------------------------------------------------- pixels: colour, frames, size, bits
 
 
+@pytest.mark.requirement("DEC-09")
 @pytest.mark.parametrize(
     ("samples", "photometric"),
     [(3, "RGB"), (3, "YBR_FULL_422"), (1, "PALETTE COLOR"), (3, "MONOCHROME2")],
@@ -178,6 +186,7 @@ def test_colour_is_refused_where_grey_is_expected(tmp_path, samples, photometric
     assert "colour where grey is expected" in message_of(path)
 
 
+@pytest.mark.requirement("DEC-09")
 @pytest.mark.parametrize("frames", [2, 100_000, 2**31 - 1])
 def test_more_than_one_frame_is_refused(tmp_path, frames):
     assert reason_of(file(tmp_path, NumberOfFrames=frames)) is Reason.MULTI_FRAME
@@ -187,6 +196,7 @@ def test_one_frame_said_in_so_many_words_is_accepted(tmp_path):
     assert isinstance(decode(file(tmp_path, NumberOfFrames=1)), Radiograph)
 
 
+@pytest.mark.requirement("DEC-05")
 @pytest.mark.parametrize(("rows", "columns"), [(65535, 65535), (2, 65535)])
 def test_an_image_above_the_cap_is_refused_before_its_pixels_are_looked_at(tmp_path, rows, columns):
     intake = IntakeSettings(minimum_side=2, maximum_pixels=100_000)
@@ -200,6 +210,7 @@ def test_an_image_with_a_side_below_the_minimum_is_refused(tmp_path, shape):
     assert reason_of(path, IntakeSettings()) is Reason.ABSURD_DIMENSIONS
 
 
+@pytest.mark.requirement("DEC-09")
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -241,6 +252,7 @@ def test_bits_stored_may_not_be_missing(tmp_path):
 # ---------------------------------------------------------------- no pixels
 
 
+@pytest.mark.requirement("DEC-09")
 def test_an_image_without_pixel_data_is_refused(tmp_path):
     assert reason_of(save(tmp_path / "a", header(RAMP))) is Reason.NO_PIXELS
 
@@ -259,6 +271,7 @@ def test_empty_pixel_data_are_no_pixels(tmp_path):
     assert reason_of(save(tmp_path / "a", dataset)) is Reason.NO_PIXELS
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("length", [1, 2, 6])
 def test_pixel_data_shorter_than_rows_by_columns_are_truncated(tmp_path, length):
     dataset = header(RAMP)
@@ -302,6 +315,7 @@ def test_a_character_set_that_fits_badly_or_is_misspelt_does_not_break_the_image
     assert isinstance(decode(with_character_set(tmp_path, charset)), Radiograph)
 
 
+@pytest.mark.requirement("DEC-11")
 @pytest.mark.parametrize("charset", ["ISO_IR 999", "nonsense", "utf-8", "ISO_IR 100\\latin_1"])
 def test_an_image_in_an_unknown_character_set_is_refused_as_its_patient_can_not_be_named(tmp_path, charset):
     refused = decode(with_character_set(tmp_path, charset))

@@ -19,6 +19,7 @@ SOME = AccessSettings.model_validate(
 )
 
 
+@pytest.mark.requirement("DOOR-06")
 @pytest.mark.parametrize(
     ("access", "calling", "called", "address", "reason"),
     [
@@ -57,6 +58,7 @@ def test_a_caller_is_let_in_by_title_and_address_together(access, calling, calle
         assert "Called AE title not recognised" in found.why or "Calling AE title not recognised" in found.why
 
 
+@pytest.mark.requirement("DOOR-07")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.1.2.3", "node.hospital"])
 def test_a_node_that_others_reach_does_not_start_without_callers(host):
     why = wide_open(host, NOBODY)
@@ -66,6 +68,7 @@ def test_a_node_that_others_reach_does_not_start_without_callers(host):
     assert wide_open(host, ANYONE) is None
 
 
+@pytest.mark.requirement("DOOR-07")
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_node_that_only_this_machine_reaches_may_start(host):
     assert wide_open(host, NOBODY) is None

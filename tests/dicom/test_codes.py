@@ -15,6 +15,7 @@ def meanings(scheme: str, value: str) -> set[str]:
     return {table[value][0] for table in concepts[scheme].values() if value in table}
 
 
+@pytest.mark.requirement("RES-19")
 @pytest.mark.parametrize("concept", codes.STANDARD_CODES, ids=lambda concept: concept.meaning)
 def test_a_standard_code_means_what_the_standard_says(concept):
     assert concept.meaning in meanings(concept.scheme, concept.value)
@@ -27,11 +28,13 @@ def test_private_codes_are_unique_and_fit_their_attributes():
     assert {c.scheme for c in codes.PRIVATE_CODES} == {"99DGAM"}
 
 
+@pytest.mark.requirement("RES-19")
 def test_every_private_code_of_the_module_stands_in_the_table():
     named = [v for v in vars(codes).values() if isinstance(v, codes.CodedConcept) and v.scheme == codes.PRIVATE_SCHEME]
     assert set(named) <= set(codes.PRIVATE_CODES)
 
 
+@pytest.mark.requirement("RES-19")
 def test_every_measurement_that_is_taken_has_a_code():
     assert [codes.measurement_code(spec.name).concept.scheme for spec in TAKEN] == ["99DGAM"] * len(TAKEN)
 
@@ -56,11 +59,13 @@ def test_a_measurement_that_the_table_lacks_is_refused_by_name():
         codes.measurement_code("attention.hausdorff")
 
 
+@pytest.mark.requirement("SAF-01")
 def test_the_predicted_class_is_a_finding_only_on_pass():
     found = [codes.finding(prediction("hand"), verdict, CONCEPTS).value for verdict in Verdict]
     assert found == ["85562004", "373068000", "373068000"]
 
 
+@pytest.mark.requirement("SAF-03")
 def test_a_garbage_class_that_passed_is_refused():
     with pytest.raises(EncodingError, match="'other' passed but has no coded concept"):
         codes.finding(prediction("other"), Verdict.PASS, CONCEPTS)

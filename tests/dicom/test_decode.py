@@ -54,6 +54,7 @@ def written(folder: Path, syntax: str, **attributes) -> Path:
 # ---------------------------------------------------------------- right pixels
 
 
+@pytest.mark.requirement("DEC-01")
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=name)
 def test_a_lossless_image_decodes_to_its_very_values(tmp_path, syntax):
     pixels = pixels_of(written(tmp_path, syntax, **WINDOW))
@@ -77,6 +78,7 @@ def test_the_digest_is_of_shape_type_and_little_endian_bytes(tmp_path):
     assert decode(written(tmp_path, uids.ExplicitVRBigEndian)).pixel_sha256 == expected
 
 
+@pytest.mark.requirement("DEC-01")
 @pytest.mark.parametrize("syntax", LOSSY, ids=name)
 def test_a_lossy_image_decodes_as_another_implementation_decodes_it(tmp_path, syntax):
     # DCMTK for JPEG; for near-lossless JPEG-LS its own promise: no value is more than 2 off
@@ -88,6 +90,7 @@ def test_a_lossy_image_decodes_as_another_implementation_decodes_it(tmp_path, sy
     assert np.array_equal(pixels_of(path), pixels_of(tmp_path / "native.dcm"))
 
 
+@pytest.mark.requirement("DEC-01")
 @pytest.mark.parametrize("syntax", [*NATIVE, uids.RLELossless, uids.JPEGLosslessSV1, uids.JPEGLSLossless], ids=name)
 def test_signed_values_keep_their_sign(tmp_path, syntax):
     stored = standard_pixels().astype(np.int16) - 2048
@@ -137,6 +140,7 @@ def test_the_lossless_forms_of_a_real_radiograph_are_one_image(image):
     assert len(digests) == 1
 
 
+@pytest.mark.requirement("DEC-01")
 @pytest.mark.parametrize("image", ["RG1", "RG3"])
 @pytest.mark.parametrize("form", ["UNCI", "UNCR", "J2KI", "J2KR"])
 def test_a_real_radiograph_decodes_as_pydicom_and_the_standard_say(image, form):
@@ -151,6 +155,7 @@ def test_a_real_radiograph_decodes_as_pydicom_and_the_standard_say(image, form):
     assert result.dataset.StudyInstanceUID == dataset.StudyInstanceUID
 
 
+@pytest.mark.requirement("DEC-02")
 def test_there_is_exactly_one_decoder_for_each_accepted_compressed_syntax():
     assert set(CODECS) | set(NATIVE_TRANSFER_SYNTAXES) == set(ACCEPTED_TRANSFER_SYNTAXES)
     assert set(COMPRESSED) == set(CODECS)
@@ -159,6 +164,7 @@ def test_there_is_exactly_one_decoder_for_each_accepted_compressed_syntax():
 # ---------------------------------------------------------------- truncation
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=name)
 def test_a_frame_cut_short_never_gives_pixels(tmp_path, syntax, part):
@@ -168,6 +174,7 @@ def test_a_frame_cut_short_never_gives_pixels(tmp_path, syntax, part):
     assert reason_of(path) in DAMAGED
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED], ids=name)
 def test_a_file_cut_short_within_its_pixels_never_gives_pixels(tmp_path, syntax, part):
@@ -179,6 +186,7 @@ def test_a_file_cut_short_within_its_pixels_never_gives_pixels(tmp_path, syntax,
     assert reason_of(path) in DAMAGED
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("syntax", NATIVE, ids=name)
 def test_uncompressed_pixels_cut_short_inside_a_whole_file_never_give_pixels(tmp_path, syntax, part):
@@ -189,6 +197,7 @@ def test_uncompressed_pixels_cut_short_inside_a_whole_file_never_give_pixels(tmp
     assert reason_of(save(tmp_path / "a", dataset, syntax)) is Reason.TRUNCATED_PIXELS
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=name)
 def test_a_frame_cut_short_whose_end_marker_was_put_back_never_gives_pixels(tmp_path, syntax, part):
@@ -203,6 +212,7 @@ def test_a_frame_cut_short_whose_end_marker_was_put_back_never_gives_pixels(tmp_
     assert reason_of(path) in DAMAGED
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("syntax", JPEG, ids=name)
 def test_a_jpeg_frame_that_lost_a_piece_of_its_middle_never_gives_pixels(tmp_path, syntax):
     path = written(tmp_path, syntax)
@@ -213,6 +223,7 @@ def test_a_jpeg_frame_that_lost_a_piece_of_its_middle_never_gives_pixels(tmp_pat
     assert reason_of(path) in DAMAGED
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("missing", [1, 2, 3, 4, 8, 9])
 @pytest.mark.parametrize("syntax", [*NATIVE, *COMPRESSED], ids=name)
 def test_a_file_that_lacks_its_last_bytes_never_gives_pixels(tmp_path, syntax, missing):
@@ -223,6 +234,7 @@ def test_a_file_that_lacks_its_last_bytes_never_gives_pixels(tmp_path, syntax, m
     assert reason_of(path) in DAMAGED
 
 
+@pytest.mark.requirement("DEC-03")
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=name)
 def test_no_cut_of_a_frame_at_any_even_length_gives_pixels(tmp_path, syntax):
     path = written(tmp_path, syntax)
@@ -233,6 +245,7 @@ def test_no_cut_of_a_frame_at_any_even_length_gives_pixels(tmp_path, syntax):
         assert reason_of(path) in DAMAGED, length
 
 
+@pytest.mark.requirement("DEC-03")
 def test_every_second_half_of_a_real_image_is_refused(tmp_path):
     for image in ("RG1_J2KI.dcm", "RG3_J2KR.dcm"):
         path = tmp_path / image
@@ -264,6 +277,7 @@ def test_an_rle_frame_of_another_size_than_rows_and_columns_is_refused(tmp_path,
     assert reason_of(path) in DAMAGED
 
 
+@pytest.mark.requirement("DEC-05")
 def test_a_jpeg_2000_stream_that_claims_65535_squared_is_refused_without_allocating(tmp_path):
     path = written(tmp_path, uids.JPEG2000Lossless)
     stream = bytearray(frame_of(path))
@@ -286,6 +300,7 @@ def test_a_jpeg_2000_file_in_boxes_is_refused(tmp_path):
     assert reason_of(path) is Reason.UNDECODABLE_PIXELS
 
 
+@pytest.mark.requirement("DEC-02")
 def test_a_12_bit_jpeg_with_a_malformed_scan_header_is_refused_and_not_guessed():
     stream = frame_of(Path(get_testdata_file("JPEG-lossy.dcm")))
     assert stream[stream.find(b"\xff\xda") + 7 :][:3] == b"\0\0\0"  # Ss, Se, AhAl: Se is not 63

@@ -99,6 +99,7 @@ def image(tmp_path) -> Path:
 # ---------------------------------------------------------------- the same as in one process
 
 
+@pytest.mark.requirement("DEC-01")
 def test_every_transfer_syntax_gives_the_same_radiograph_as_in_process(tmp_path, pool):
     paths = [write(tmp_path / f"{number}.dcm", standard_pixels(), s) for number, s in enumerate([*NATIVE, *COMPRESSED])]
     tasks = [task(path) for path in paths]
@@ -302,6 +303,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.requirement("DEC-07")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_by_name_and_costs_the_service_no_memory(tmp_path, pool, name):
     make, reason = HOSTILE[name]
@@ -315,6 +317,7 @@ def test_a_hostile_file_is_refused_by_name_and_costs_the_service_no_memory(tmp_p
     assert descriptors() <= open_before
 
 
+@pytest.mark.requirement("DEC-07")
 def test_an_image_that_needs_more_memory_than_allowed_is_refused_and_its_neighbours_are_not(tmp_path, image):
     large = write(tmp_path / "large.dcm", np.tile(standard_pixels(), (150, 140)), SOPInstanceUID="1.2.9")
     with DecoderPool(settings(decoding={"processes": 1, "memory_bytes": 256 * 1024**2})) as decoders:
@@ -377,6 +380,7 @@ def outcomes(decoders: DecoderPool, *paths: Path) -> list[Radiograph | Rejection
     return [result.outcome for result in decoders([raw_task(path) for path in paths])]
 
 
+@pytest.mark.requirement("DEC-07")
 @pytest.mark.parametrize(
     ("behaviour", "reason", "message"),
     [
@@ -403,6 +407,7 @@ def test_an_image_that_harms_its_decoder_is_refused_and_its_neighbours_are_not(b
     assert message in refused.message
 
 
+@pytest.mark.requirement("DEC-07")
 def test_the_real_decoder_survives_nothing_that_it_should_not_and_writes_no_file(tmp_path, image):
     harmful = [write(tmp_path / f"{name}.dcm", standard_pixels()) for name in ("kill", "fault", "file")]
     leak = tmp_path / "leak"

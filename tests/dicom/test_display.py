@@ -19,6 +19,7 @@ def lut(descriptor: list[int], data: list[int]) -> Sequence:
     return Sequence([item])
 
 
+@pytest.mark.requirement("DEC-12")
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
@@ -49,11 +50,13 @@ def test_a_window_is_applied_as_the_standard_defines_it(tmp_path, attributes, ex
     assert np.allclose(pixels_of(write(tmp_path / "a", RAMP, **attributes)), expected, atol=1e-6)
 
 
+@pytest.mark.requirement("DEC-12")
 def test_monochrome1_is_turned_so_that_its_low_values_are_bright(tmp_path):
     path = write(tmp_path / "a", RAMP, PhotometricInterpretation="MONOCHROME1", WindowCenter=200.5, WindowWidth=401)
     assert np.allclose(pixels_of(path), [[1, 0.75], [0.5, 0]], atol=1e-6)
 
 
+@pytest.mark.requirement("DEC-12")
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_an_inverse_presentation_shape_turns_the_image_once_and_not_twice(tmp_path, photometric):
     path = write(
@@ -67,6 +70,7 @@ def test_an_inverse_presentation_shape_turns_the_image_once_and_not_twice(tmp_pa
     assert np.allclose(pixels_of(path), [[1, 0.75], [0.5, 0]], atol=1e-6)
 
 
+@pytest.mark.requirement("DEC-12")
 def test_a_modality_lut_maps_each_value_and_extends_its_ends(tmp_path):
     table = lut([3, 100, 16], [1000, 2000, 3000])  # 100, 101, 102; below and above the ends hold
     stored = np.array([[0, 100], [101, 4000]], np.uint16)
@@ -81,6 +85,7 @@ def test_a_modality_lut_maps_each_value_and_extends_its_ends(tmp_path):
     assert np.allclose(pixels_of(path), [[0, 0], [0.5, 1]])
 
 
+@pytest.mark.requirement("DEC-12")
 def test_a_voi_lut_wins_over_the_window_and_its_bits_give_white(tmp_path):
     table = lut([4, 0, 8], [0, 51, 102, 255])
     stored = np.array([[0, 1], [2, 3]], np.uint16)
@@ -145,6 +150,7 @@ def test_one_bright_spot_on_an_even_ground_is_stretched_between_the_extremes(tmp
     assert pixels.sum() == 1
 
 
+@pytest.mark.requirement("DEC-12")
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_is_black_whatever_the_photometric_interpretation(tmp_path, photometric):
     path = write(

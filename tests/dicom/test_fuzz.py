@@ -36,11 +36,13 @@ def by_name():
     os.chdir(before)
 
 
+@pytest.mark.requirement("DOOR-16")
 @pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
 def test_what_once_failed_does_no_more(by_name, path):
     assert attempt(by_name[path.name.split("-")[0]], path.read_bytes()) is None
 
 
+@pytest.mark.requirement("DOOR-16")
 def test_thousands_of_broken_connections_requests_commands_and_data_sets_do_no_harm(by_name):
     before = descriptors()
     counts: Counter[str] = Counter()
@@ -104,6 +106,7 @@ def test_any_elements_are_a_request_that_can_be_answered_or_no_command_set(eleme
     assert found[0x0800] == b"\x01\x01"
 
 
+@pytest.mark.requirement("DOOR-16")
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_request_or_no_command_set(encoded):

@@ -34,6 +34,7 @@ def written(folder: Path, syntax: str, **attributes) -> Path:
 # ---------------------------------------------------------------- bombs and files that are none
 
 
+@pytest.mark.requirement("DEC-06")
 def test_a_deflate_bomb_of_pixels_is_refused(tmp_path):
     dataset = inflated(written(tmp_path, uids.ExplicitVRLittleEndian))
     start = dataset.find(b"\xe0\x7f\x10\x00OW\0\0") + 8
@@ -41,6 +42,7 @@ def test_a_deflate_bomb_of_pixels_is_refused(tmp_path):
     assert reason_of(deflated(tmp_path / "bomb", bomb)) is Reason.ABSURD_DIMENSIONS
 
 
+@pytest.mark.requirement("DEC-06")
 def test_an_rle_frame_longer_than_any_coding_of_its_pixels_is_refused(tmp_path):
     path = written(tmp_path, uids.RLELossless)
     stream = frame_of(path)
@@ -48,6 +50,7 @@ def test_an_rle_frame_longer_than_any_coding_of_its_pixels_is_refused(tmp_path):
     assert reason_of(path) is Reason.UNDECODABLE_PIXELS
 
 
+@pytest.mark.requirement("DEC-06")
 def test_a_deflate_bomb_in_the_header_is_refused(tmp_path):
     dataset = inflated(written(tmp_path, uids.ExplicitVRLittleEndian))
     start = dataset.find(b"\x28\x00\x02\x00US")  # an element of 100 MiB before group 0028
@@ -63,6 +66,7 @@ def test_a_large_deflated_image_is_not_mistaken_for_a_bomb(tmp_path):
     assert isinstance(decode(write(tmp_path / "a", stored, uids.DeflatedExplicitVRLittleEndian)), Radiograph)
 
 
+@pytest.mark.requirement("DEC-05")
 def test_a_file_larger_than_any_accepted_image_is_not_even_read(tmp_path):
     path = written(tmp_path, uids.ExplicitVRLittleEndian)
     with path.open("r+b") as file:
@@ -73,6 +77,7 @@ def test_a_file_larger_than_any_accepted_image_is_not_even_read(tmp_path):
     assert result.reason is Reason.ABSURD_DIMENSIONS
 
 
+@pytest.mark.requirement("DEC-06")
 def test_5000_nested_sequences_are_refused_or_left_out_but_never_raise(tmp_path):
     path = written(tmp_path, uids.ExplicitVRLittleEndian)
     file = path.read_bytes()
@@ -82,6 +87,7 @@ def test_5000_nested_sequences_are_refused_or_left_out_but_never_raise(tmp_path)
     assert reason_of(path) is Reason.UNREADABLE
 
 
+@pytest.mark.requirement("DEC-13")
 @pytest.mark.parametrize(
     "content", [b"", b"DICM", b"\x89PNG" + bytes(200), bytes(4000), bytes(128) + b"DICM", bytes(128) + b"DICM\x02"]
 )
@@ -150,6 +156,7 @@ def mutated(file: bytearray, changes: list[tuple[str, int, bytes]]) -> bytearray
     return file
 
 
+@pytest.mark.requirement("DEC-13")
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.sampled_from(range(len(SEEDS))), changes=CHANGES)
 def test_whatever_bytes_are_changed_the_result_is_a_radiograph_or_a_rejection(tmp_path, seeds, seed, changes):

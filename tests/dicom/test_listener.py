@@ -58,6 +58,7 @@ def test_echo_is_answered(door):
     assert "echo.answered" in [event for event, _ in door.notices]
 
 
+@pytest.mark.requirement("STO-07")
 def test_what_arrives_is_a_whole_file_with_the_very_data_set_of_the_sender(door):
     path = get_testdata_file(SAMPLE)
     assert storescu(door.port, "-xe", path).returncode == 0
@@ -75,6 +76,7 @@ def test_what_arrives_is_a_whole_file_with_the_very_data_set_of_the_sender(door)
     )
 
 
+@pytest.mark.requirement("STO-07")
 @pytest.mark.parametrize(
     ("name", "option", "syntax"),
     [
@@ -118,6 +120,7 @@ def test_an_error_is_answered_by_its_status_with_the_reason(door, error, status)
     assert [(keys["sop_instance_uid"], keys["status"]) for keys in refused] == [(ds.SOPInstanceUID, f"{status:04X}")]
 
 
+@pytest.mark.requirement("STO-01")
 def test_a_bug_in_the_store_is_not_answered_with_success(door):
     door.error = ZeroDivisionError()
     ds = dcmread(get_testdata_file(SAMPLE))
@@ -126,6 +129,7 @@ def test_a_bug_in_the_store_is_not_answered_with_success(door):
     assoc.release()
 
 
+@pytest.mark.requirement("DOOR-06")
 def test_a_wrong_called_ae_title_is_rejected(door):
     assoc = associate(door.port, (CR, ExplicitVRLittleEndian), called="SOMEBODY")
     assert assoc.is_rejected
@@ -142,6 +146,7 @@ def test_a_class_or_syntax_outside_the_table_is_not_accepted(door):
     assert not assoc.is_rejected
 
 
+@pytest.mark.requirement("DOOR-15")
 @pytest.mark.parametrize("limit", ["maximum_associations", "maximum_associations_per_host"])
 def test_more_associations_than_allowed_are_turned_away_for_now(limit):
     with FrontDoor(**{limit: 1}) as door:
@@ -301,6 +306,7 @@ def test_the_look_agrees_with_pydicom_on_real_files(name):
     assert look(memoryview(content)[start:], syntax) == Identity(ds.SOPClassUID, ds.SOPInstanceUID)
 
 
+@pytest.mark.requirement("SAF-02")
 def test_no_log_line_of_an_ordinary_store_names_the_patient(door, caplog):
     caplog.set_level("DEBUG")
     ds = dcmread(get_testdata_file(SAMPLE))

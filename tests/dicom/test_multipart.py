@@ -52,6 +52,7 @@ def test_every_part_comes_out_byte_for_byte_wherever_the_body_is_cut(boundary, c
     assert split(cut(body[2:], places), boundary) == expected  # the very first one needs no new line before it
 
 
+@pytest.mark.requirement("PUL-04")
 @given(st.integers(0, len(BODY) - 5))
 def test_a_body_that_is_cut_short_never_passes_for_a_whole_one(end):
     with pytest.raises(RetrieveError, match="cut short"):

@@ -114,6 +114,7 @@ def test_only_what_would_be_refused_as_no_radiograph_is_left_where_it_is(sop_cla
     assert why_not_wanted(Listed(STUDY, SERIES, "1.2.3", sop_class_uid, modality), extra) == why
 
 
+@pytest.mark.requirement("PUL-02")
 @pytest.mark.parametrize(
     ("announced", "said", "content", "why"),
     [
@@ -143,6 +144,7 @@ def test_what_comes_in_parts_is_kept_as_it_came_and_counts_as_the_sources():
     assert (arrival.calling_ae_title, arrival.called_ae_title, arrival.peer_address) == ("PACS", "GAM", "127.0.0.1")
 
 
+@pytest.mark.requirement("PUL-04")
 @pytest.mark.parametrize("fault", [StorageError("disk full"), KeyboardInterrupt()])
 def test_a_failure_or_an_interruption_leaves_nothing(fault):
     inbox = Inbox(fault)
@@ -251,6 +253,7 @@ def got(remote, instances):
     return {taken.sop_instance_uid: taken.why for taken in done}
 
 
+@pytest.mark.requirement("PUL-03")
 def test_what_does_not_come_is_told_beside_what_does():
     archive, inbox = Archive([image(1)]), Inbox()
     with archive.running() as port:
@@ -260,6 +263,7 @@ def test_what_does_not_come_is_told_beside_what_does():
     assert inbox.kept == {"1.2.3.1": encoded(image(1))}
 
 
+@pytest.mark.requirement("PUL-02")
 def test_an_instance_that_was_not_asked_for_is_refused_and_not_kept():
     archive, inbox = Archive([image(1)]), Inbox()
     archive.sends = [image(7), image(1)]
@@ -365,6 +369,7 @@ def test_no_answer_is_lost_when_the_machine_is_so_busy_that_pynetdicom_races_wit
         assert got(remote, [listed(1)]) == {"1.2.3.1": ""}
 
 
+@pytest.mark.requirement("PUL-04")
 def test_a_silent_archive_is_given_up_and_what_came_before_is_kept():
     archive, inbox, done = Archive([image(1), image(2)]), Inbox(), []
     archive.wait_s = 60.0

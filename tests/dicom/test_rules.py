@@ -54,6 +54,7 @@ def test_an_image_that_no_rule_matches_is_skipped_with_the_way_to_find_out_why()
     assert "dicom-gam rules test" in decision.skipped
 
 
+@pytest.mark.requirement("RUL-01")
 def test_the_first_rule_that_matches_counts_with_its_bundle_and_destinations():
     rules = (
         Rule(name="hands", when=Condition(body_part_examined=("HAND",)), bundle="a"),
@@ -85,6 +86,7 @@ def test_asking_for_a_bundle_does_not_open_what_the_rules_keep_shut(rule):
     assert decided(rule, asked="new").skipped is not None
 
 
+@pytest.mark.requirement("RUL-01")
 def test_every_key_that_is_given_must_match():
     assert matches(modality=("CR",), body_part_examined=("CHEST",))
     assert not matches(modality=("CR",), body_part_examined=("HAND",))
@@ -149,6 +151,7 @@ def test_every_key_of_a_condition_looks_at_something_of_its_own():
         assert [found.rule.name for found in explain(rules, dataset, received()) if found.matched] == [key]
 
 
+@pytest.mark.requirement("RUL-02")
 def test_an_explanation_shows_what_was_found_and_wanted_for_each_key_of_each_rule():
     rule = Rule(name="r", when=Condition(modality=("MG", "DX"), body_part_examined=("C*",), view_position=("AP",)))
     (found,) = explain([rule], chest(), received())
@@ -184,6 +187,7 @@ def test_of_ten_thousand_values_only_the_first_are_looked_at():
     assert len(found.keys[0].values) <= 64
 
 
+@pytest.mark.requirement("RUL-01")
 @settings(max_examples=100, deadline=None)
 @given(pattern=st.text(alphabet="ab*?[]!-. ", max_size=12), value=st.text(alphabet="ab[]!-. ", max_size=12))
 def test_matching_is_what_its_definition_says(pattern, value):

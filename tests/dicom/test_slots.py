@@ -34,6 +34,7 @@ def slots(request, tmp_path):
     made.close()
 
 
+@pytest.mark.requirement("DOOR-15")
 def test_no_more_places_are_given_than_the_limit_says(slots):
     taken = [slots.take("a", 2) for _ in range(3)]
     assert [slot is not None for slot in taken] == [True, True, False]
@@ -55,6 +56,7 @@ def test_a_second_release_takes_nothing_from_anybody(slots):
     second.release()
 
 
+@pytest.mark.requirement("DOOR-15")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_the_limit_holds_over_processes_and_a_dead_one_gives_its_places_back(tmp_path, end):
     path = tmp_path / "slots"

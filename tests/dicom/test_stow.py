@@ -96,6 +96,7 @@ def server():
     opened.close()
 
 
+@pytest.mark.requirement("DEL-01")
 def test_the_very_bytes_arrive_as_one_part_of_a_multipart_request(server):
     (answer,) = send(server.destination(), "DICOM_GAM", [FILE])
     assert (answer.stored, answer.status, answer.words) == (True, 0, "stored (status 0000)")
@@ -115,6 +116,7 @@ def test_a_destination_with_a_url_is_sent_to_by_stow_and_one_without_by_c_store(
     assert send_for(dimse).__module__ == "dicom_gam.dicom.scu.sender"
 
 
+@pytest.mark.requirement("DEL-10")
 def test_each_object_has_its_own_answer_and_its_own_boundary(server):
     answers = iter([(200, dicom_json([(UID, 0xB000)]), {}), (409, dicom_json([], [(UID, 0xA700)]), {}),
                     (202, dicom_json([(UID, None)], [("1.2.3", 0xC000)]), {})])  # fmt: skip
@@ -182,6 +184,7 @@ def test_what_concerns_the_whole_destination_is_raised_and_no_more_is_sent(serve
     assert len(server.requests) == 1
 
 
+@pytest.mark.requirement("DEL-10")
 @pytest.mark.parametrize(
     "text",
     [
@@ -271,6 +274,7 @@ def test_proxies_of_the_environment_get_nothing(server, monkeypatch):
     assert answer.stored
 
 
+@pytest.mark.requirement("DEL-11")
 def test_a_certificate_is_checked_by_the_ca_that_was_given_and_ours_is_shown(tmp_path):
     theirs, ours = self_signed(tmp_path, "server"), self_signed(tmp_path, "ours")
     server = Server(theirs.server_context(ours.certificate))

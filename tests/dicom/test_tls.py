@@ -92,6 +92,7 @@ def subject_of(door, certificates):
         return dict(part[0] for part in sock.getpeercert()["subject"])["commonName"]
 
 
+@pytest.mark.requirement("DOOR-08")
 def test_dcmtk_stores_over_tls(door, certificates):
     sent = dcmtk(
         "storescu",
@@ -106,12 +107,14 @@ def test_dcmtk_stores_over_tls(door, certificates):
     assert len(door.arrivals) == 1
 
 
+@pytest.mark.requirement("DOOR-08")
 def test_a_plain_sender_is_refused_and_recorded(door):
     assert echo(door).returncode != 0
     until(lambda: door.told("connection.refused"))
     assert "TLS" in door.told("connection.refused")[0]["why"]
 
 
+@pytest.mark.requirement("DOOR-08")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
 def test_tls_1_1_is_refused(door, certificates):
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -124,6 +127,7 @@ def test_tls_1_1_is_refused(door, certificates):
     assert "PROTOCOL" in door.told("connection.refused")[0]["why"]
 
 
+@pytest.mark.requirement("DOOR-08")
 @pytest.mark.parametrize("cipher", ["AES256-SHA256", "ECDHE-ECDSA-AES256-SHA384", "DHE-RSA-AES256-GCM-SHA384"])
 def test_a_cipher_without_forward_secrecy_or_authentication_is_refused(door, certificates, cipher):
     context = client(certificates)
@@ -133,6 +137,7 @@ def test_a_cipher_without_forward_secrecy_or_authentication_is_refused(door, cer
         context.wrap_socket(raw, server_hostname="127.0.0.1")
 
 
+@pytest.mark.requirement("DOOR-08")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_tls_1_2_and_1_3_are_spoken(door, certificates, version):
     context = client(certificates)
@@ -141,6 +146,7 @@ def test_tls_1_2_and_1_3_are_spoken(door, certificates, version):
         assert associates(sock)
 
 
+@pytest.mark.requirement("DOOR-05")
 def test_a_stalled_handshake_is_harmless_and_ends(settings, certificates):
     with FrontDoor(tls=settings, negotiation_timeout_s=1.5) as door:
         stalled = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(12)]
@@ -155,6 +161,7 @@ def test_a_stalled_handshake_is_harmless_and_ends(settings, certificates):
         assert "handshake" in door.told("connection.dropped")[0]["why"]
 
 
+@pytest.mark.requirement("DOOR-09")
 @pytest.mark.parametrize(("name", "accepted"), [("modality", True), ("stranger", False), (None, False)])
 def test_under_mutual_tls_only_senders_with_a_certificate_of_ours_get_in(settings, certificates, name, accepted):
     mutual = settings.model_copy(update={"client_ca": certificates / "ca.pem"})
@@ -180,6 +187,7 @@ def replace(path, source):
     os.replace(fresh, path)
 
 
+@pytest.mark.requirement("DOOR-10")
 def test_a_certificate_that_is_replaced_serves_the_next_connection_and_a_bad_one_does_not(door, settings, certificates):
     assert subject_of(door, certificates) == "node"
     with raw_connection(door.port) as raw, client(certificates).wrap_socket(raw, server_hostname="127.0.0.1") as old:
@@ -214,6 +222,7 @@ def test_unusable_files_are_named_with_the_remedy(settings, certificates, tmp_pa
         server_context(TlsSettings())
 
 
+@pytest.mark.requirement("DEL-11")
 def test_our_own_client_checks_whom_it_talks_to(door, certificates):
     def peer(**more):
         return Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=door.port, tls=True, **more)

@@ -5,6 +5,7 @@ import itertools
 import re
 import uuid
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,11 +23,13 @@ def test_a_derived_uid_is_a_valid_uid(parts):
     assert re.fullmatch(r"2\.25\.(0|[1-9]\d{0,38})", derived_uid(*parts))
 
 
+@pytest.mark.requirement("RES-17")
 @given(st.lists(st.text(), max_size=3), st.lists(st.text(), max_size=3))
 def test_only_the_same_parts_give_the_same_uid(one, other):
     assert (derived_uid(*one) == derived_uid(*other)) == (one == other)
 
 
+@pytest.mark.requirement("RES-17")
 def test_every_change_of_source_bundle_settings_or_role_changes_the_instance_uid():
     made = [instance_uid(*parts) for parts in itertools.product("ab", repeat=4)]
     assert len(set(made)) == 16

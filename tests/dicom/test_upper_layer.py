@@ -65,6 +65,7 @@ def aborts(sock):
     return kind == ABORT and read_pdu(sock) == (None, b"")
 
 
+@pytest.mark.requirement("DOOR-01")
 @pytest.mark.parametrize("length", [131073, 2**31, 2**32 - 1])
 def test_a_pdu_above_what_was_agreed_is_aborted_before_it_is_read(door, length):
     with raw_association(door.port) as sock:
@@ -73,6 +74,7 @@ def test_a_pdu_above_what_was_agreed_is_aborted_before_it_is_read(door, length):
     assert str(length) in door.told("association.aborted")[0]["why"]
 
 
+@pytest.mark.requirement("DOOR-01")
 def test_an_association_request_of_4_gib_is_aborted_before_it_is_read(door):
     with raw_connection(door.port) as sock:
         sock.sendall(struct.pack(">BxL", 1, 2**32 - 1))
@@ -80,6 +82,7 @@ def test_an_association_request_of_4_gib_is_aborted_before_it_is_read(door):
     assert door.told("connection.refused")
 
 
+@pytest.mark.requirement("DOOR-01")
 def test_memory_stays_flat_while_a_large_data_set_comes(door):
     door.keep = False
     pdu = p_data((1, 0, b"\0" * 131066))
@@ -111,6 +114,7 @@ def test_a_tls_client_at_a_plain_port_is_told_apart_in_the_log(door):
     assert "TLS" in door.told("connection.refused")[0]["why"]
 
 
+@pytest.mark.requirement("DOOR-02")
 def test_connections_that_are_opened_and_closed_take_no_association_and_leave_no_record():
     with FrontDoor(maximum_associations=1) as door:
         for _ in range(12):
@@ -120,6 +124,7 @@ def test_connections_that_are_opened_and_closed_take_no_association_and_leave_no
         assert not [name for name, _ in door.notices if name.startswith("connection")]
 
 
+@pytest.mark.requirement("DOOR-02")
 @pytest.mark.parametrize("count", [12, 1100])
 def test_idle_connections_harm_nobody(count):
     with FrontDoor(maximum_associations=1) as door:  # which raises the limit on descriptors, for the test as well
@@ -135,6 +140,7 @@ def test_idle_connections_harm_nobody(count):
                 sock.close()
 
 
+@pytest.mark.requirement("DOOR-03")
 def test_of_too_many_idle_connections_the_oldest_goes():
     with FrontDoor(maximum_associations_per_host=2) as door:
         idle = [socket.create_connection(("127.0.0.1", door.port), timeout=10) for _ in range(5)]
@@ -145,6 +151,7 @@ def test_of_too_many_idle_connections_the_oldest_goes():
             sock.close()
 
 
+@pytest.mark.requirement("DOOR-02")
 @pytest.mark.parametrize("begun", [b"", associate_rq()[:40]])
 def test_a_connection_that_does_not_become_an_association_is_dropped_in_time(begun):
     with FrontDoor(negotiation_timeout_s=0.3) as door, raw_connection(door.port) as sock:
@@ -165,12 +172,14 @@ def drip(sock, encoded):
     return False
 
 
+@pytest.mark.requirement("DOOR-04")
 def test_a_request_that_drips_is_ended_by_the_deadline_for_all_of_it():
     with FrontDoor(negotiation_timeout_s=0.4) as door, raw_connection(door.port) as sock:
         assert drip(sock, associate_rq())
         until(lambda: door.told("connection.dropped"))
 
 
+@pytest.mark.requirement("DOOR-04")
 def test_a_pdu_that_drips_is_ended_by_the_deadline_for_all_of_it():
     with FrontDoor(pdu_timeout_s=0.4) as door, raw_association(door.port) as sock:
         assert drip(sock, p_data((1, 3, store_rq("1.2." + "3" * 60))))
@@ -199,6 +208,7 @@ def test_a_sender_that_never_reads_our_answers_is_ended():
     assert "does not take" in front.told("association.aborted")[0]["why"]
 
 
+@pytest.mark.requirement("DOOR-16")
 @pytest.mark.parametrize(
     "pdus",
     [
@@ -248,6 +258,7 @@ def test_fragments_of_every_size_make_one_data_set(door):
     assert content == arrival.header + encoded
 
 
+@pytest.mark.requirement("STO-07")
 def test_a_large_data_set_comes_through_unchanged(door):
     encoded = data_set() + random.Random(1).randbytes(6_000_000)
     with raw_association(door.port) as sock:
@@ -270,6 +281,7 @@ def test_requests_sent_ahead_are_answered_in_order(door):
     assert [arrival.sop_instance_uid for arrival, _ in door.arrivals] == [f"1.2.{n}" for n in range(1, 30)]
 
 
+@pytest.mark.requirement("DOOR-11")
 @pytest.mark.parametrize("uid", ["../../x", "/etc/x", "", "1", "1.2.\xb2", "1." * 40])
 def test_a_hostile_uid_is_refused_before_a_reception_is_begun(door, uid):
     with raw_association(door.port) as sock:
@@ -312,6 +324,7 @@ def test_a_cancel_is_ignored(door):
         assert status_in(read_response(sock)) == 0x0000
 
 
+@pytest.mark.requirement("STO-04")
 @pytest.mark.parametrize("where", ["receive_error", "write_error", "error"])
 def test_a_full_disk_is_answered_at_the_end_and_the_association_goes_on(door, where):
     setattr(door, where, StorageError("the disk is full: free some space"))
@@ -341,6 +354,7 @@ def test_a_data_set_that_is_too_large_is_refused_at_its_end(door):
         assert aborts(sock)
 
 
+@pytest.mark.requirement("DOOR-13")
 @pytest.mark.parametrize("end", ["abort", "close", "reset", "release"])
 def test_what_breaks_off_in_mid_store_is_abandoned(door, end):
     with raw_association(door.port) as sock:
@@ -367,6 +381,7 @@ def test_a_sender_that_does_not_wait_for_the_answer_loses_nothing(door):
     assert len(door.arrivals) == 1
 
 
+@pytest.mark.requirement("DOOR-06")
 @pytest.mark.parametrize(
     ("rq", "answer"),
     [
@@ -386,6 +401,7 @@ def test_a_request_that_is_not_for_us_is_rejected_by_the_number_of_the_standard(
     assert all(" " <= c <= "~" for c in keys["calling_ae_title"])
 
 
+@pytest.mark.requirement("DOOR-06")
 def test_a_stranger_is_rejected_without_a_look_at_what_he_asks_for():
     access = AccessSettings.model_validate({"callers": [{"ae_title": "CT1", "hosts": ["127.0.0.1"]}]})
     malformed = bytearray(associate_rq())
@@ -400,6 +416,7 @@ def test_a_stranger_is_rejected_without_a_look_at_what_he_asks_for():
             assert read_pdu(sock)[0] == 2
 
 
+@pytest.mark.requirement("DOOR-16")
 @pytest.mark.parametrize(
     "contexts",
     [
@@ -498,6 +515,7 @@ def event_information():
     return ds
 
 
+@pytest.mark.requirement("COM-04")
 @pytest.mark.parametrize("error", [None, StorageError("locked"), ZeroDivisionError()])
 def test_a_destination_reports_on_storage_commitment_with_its_roles_reversed(error):
     commitments = Commitments()
@@ -514,6 +532,7 @@ def test_a_destination_reports_on_storage_commitment_with_its_roles_reversed(err
     assert commitments.reports == ([] if error else [expected])
 
 
+@pytest.mark.requirement("COM-04")
 @pytest.mark.parametrize(
     ("roles", "given", "result"), [([(COMMITMENT, (0, 1))], True, 0), ([(COMMITMENT, (0, 1))], False, 3), ([], True, 3)]
 )
@@ -527,6 +546,7 @@ def test_the_commitment_class_is_accepted_of_its_scp_only_and_where_reports_are_
     assert (granted_role in body) is (result == 0)
 
 
+@pytest.mark.requirement("COM-03")
 @pytest.mark.parametrize(
     ("information", "event_type", "status"),
     [
@@ -575,6 +595,7 @@ def serve_bytes(stream, door):
         serve_connection(ours, "127.0.0.1", door)
 
 
+@pytest.mark.requirement("DOOR-16")
 def test_no_stream_of_bytes_makes_it_fail_otherwise_than_by_an_end_of_its_own():
     front = FrontDoor()
     door = synchronous_door(front, Commitments())

@@ -23,6 +23,7 @@ def demo(tmp_path_factory):
     return folder, command("demo", "--output", str(folder))
 
 
+@pytest.mark.requirement("OPS-04")
 def test_demo_ends_well_and_shows_every_file_with_a_reason(demo):
     folder, done = demo
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,6 +42,7 @@ def test_demo_can_be_shown_again_in_the_same_folder_but_not_over_something_else(
     assert [command("demo", "--output", str(tmp_path)).returncode for _ in range(2)] == [0, 0]
 
 
+@pytest.mark.requirement("AUD-01")
 def test_audit_log_of_the_demo_is_unbroken_and_an_edit_is_found(demo):
     folder, _ = demo
     whole = command("audit", "verify", str(folder / "node"))
@@ -54,6 +56,7 @@ def test_audit_log_of_the_demo_is_unbroken_and_an_edit_is_found(demo):
     assert "record" in broken.stderr
 
 
+@pytest.mark.requirement("OPS-05")
 def test_run_writes_report_and_overlay_and_its_exit_status_names_the_worst_outcome(tmp_path):
     (tmp_path / "broken.dcm").write_bytes(b"this is no DICOM file")
     out = tmp_path / "out"
@@ -78,12 +81,14 @@ def test_run_on_a_missing_path_says_so_and_exits_with_2(tmp_path):
     assert "there is no such file or folder" in " ".join(done.stderr.split())
 
 
+@pytest.mark.requirement("BUN-04")
 def test_the_built_in_bundle_is_whole_and_small():
     done = command("bundle", "check")
     assert done.returncode == 0, done.stderr
     assert "radiograph-anatomy" in done.stdout
 
 
+@pytest.mark.requirement("BUN-01")
 def test_a_tampered_bundle_is_refused_by_the_files_name(tmp_path):
     copy = tmp_path / "bundle"
     copytree(str(files("dicom_gam") / "bundles" / "radiograph-anatomy"), copy)
@@ -94,6 +99,7 @@ def test_a_tampered_bundle_is_refused_by_the_files_name(tmp_path):
     assert "MODEL_CARD.md differs from its checksum" in " ".join(done.stderr.split())
 
 
+@pytest.mark.requirement("OPS-01")
 def test_serve_refuses_a_misspelt_key_with_the_nearest_right_name(tmp_path):
     config = tmp_path / "node.toml"
     config.write_text("[node]\nae_titel = 'X'\n")

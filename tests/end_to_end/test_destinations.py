@@ -59,6 +59,7 @@ def web(orthanc, root="/dicom-web"):
     return {"ae_title": None, "host": None, "port": None, "url": f"http://127.0.0.1:{orthanc.http}{root}"}
 
 
+@pytest.mark.requirement("COM-01", "COM-04")
 def test_orthanc_answers_for_what_it_has_at_our_front_door(orthanc, node_port, office):
     with FrontDoor(port=node_port, report=lambda r: settle_report(office.outbox, office.audit, QUICK, r)):
         names = office.put("2.25.1", "pacs") + office.put("2.25.2", "pacs")
@@ -70,6 +71,7 @@ def test_orthanc_answers_for_what_it_has_at_our_front_door(orthanc, node_port, o
     assert (answered["committed"], answered["failed"], answered["calling_ae_title"]) == (4, 0, "ORTHANC")
 
 
+@pytest.mark.requirement("COM-02")
 def test_what_orthanc_has_lost_in_the_meantime_is_sent_again(orthanc, node_port, office):
     lost, kept = office.put("2.25.3", "pacs")
     forgotten = []
@@ -94,6 +96,7 @@ def test_what_orthanc_has_lost_in_the_meantime_is_sent_again(orthanc, node_port,
     assert (first["objects"], second["objects"]) == (2, 1)
 
 
+@pytest.mark.requirement("RES-26", "DEL-10")
 def test_orthanc_gets_the_very_bytes_by_stow(orthanc, office):
     names = office.put("2.25.4", "pacs")
     office.courier(send, **web(orthanc))
@@ -103,6 +106,7 @@ def test_orthanc_gets_the_very_bytes_by_stow(orthanc, office):
         assert orthanc.call(f"/instances/{found[name]}/file") == office.results.read(row.what.blob)
 
 
+@pytest.mark.requirement("DEL-10")
 def test_orthanc_explains_by_stow_what_it_does_not_take(orthanc):
     destination = Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web", timeout_s=20)
     with open(get_testdata_file("CT_small.dcm"), "rb") as file:
@@ -121,6 +125,7 @@ def test_the_probe_finds_orthanc_by_either_way_and_names_a_wrong_url(orthanc):
         probe(Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/wado"), "DICOM_GAM")
 
 
+@pytest.mark.requirement("DEL-02", "DEL-08")
 @pytest.mark.parametrize("by", ["c-store", "stow"])
 def test_orthanc_down_for_the_whole_push_gets_everything_in_order_when_it_is_back(orthanc, office, by):
     orthanc.stop()

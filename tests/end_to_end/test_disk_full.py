@@ -72,6 +72,7 @@ def _may_mount(tmp_path):
         pytest.skip(f"{NEEDED}. It said: {tried.stderr.strip()}. tests/faults/test_storage.py has a stand-in.")
 
 
+@pytest.mark.requirement("STO-04")
 @pytest.mark.parametrize("reserve_bytes", [0, 4 * MB], ids=["to the last byte", "with a watermark"])
 def test_a_disk_that_fills_up_loses_nothing_and_the_service_recovers_by_itself(tmp_path, reserve_bytes):
     ledger = Ledger()

@@ -128,6 +128,7 @@ def data_set(path: Path) -> bytes:
     return content[read_meta(content)[1] :]
 
 
+@pytest.mark.requirement("PUL-01")
 @pytest.mark.parametrize("way", ["get", "web"])
 def test_every_original_arrives_in_its_own_syntax_with_its_very_bytes(settings, originals, way):
     (report,) = fetched(settings, way, STUDY)
@@ -138,6 +139,7 @@ def test_every_original_arrives_in_its_own_syntax_with_its_very_bytes(settings, 
     assert arrived == {uid: (syntax, data_set(originals[uid])) for syntax, uid in SYNTAXES.items()}
 
 
+@pytest.mark.requirement("PUL-01")
 def test_an_archive_that_is_told_to_move_sends_every_original_to_the_running_node(settings, orthanc, originals):
     with Node(settings, process) as node:
         orthanc.learn(node)
@@ -166,6 +168,7 @@ def test_a_node_that_the_archive_does_not_know_is_told_how_to_become_known(setti
     assert all("add our AE title, address and port to its list of destinations" in t.why for t in report.refused)
 
 
+@pytest.mark.requirement("STO-05")
 @pytest.mark.parametrize("way", ["get", "web"])
 def test_a_study_that_was_fetched_is_recognised_and_not_processed_twice(settings, originals, way):
     fetched(settings, way, STUDY)
@@ -175,6 +178,7 @@ def test_a_study_that_was_fetched_is_recognised_and_not_processed_twice(settings
     assert len(inbox(settings)) == len(originals)
 
 
+@pytest.mark.requirement("PUL-03")
 @pytest.mark.parametrize("way", ["get", "web", "move"])
 def test_a_study_that_is_not_there_is_told_in_words_and_does_not_stop_the_next(settings, orthanc, originals, way):
     with Node(settings, process) as node:
@@ -211,6 +215,7 @@ def test_the_audit_log_tells_who_fetched_what_and_how_it_ended(settings):
     assert "Secret" not in (settings.node.storage / AUDIT_FILE).read_text()
 
 
+@pytest.mark.requirement("PUL-01")
 def test_a_compressed_clinical_image_comes_byte_for_byte_by_dicomweb_and_is_processed_by_the_running_node(settings):
     original = pydicom.dcmread(sample("RG3_J2KR.dcm"))
     with Node(settings, process) as node:
@@ -235,6 +240,7 @@ def test_a_compressed_clinical_image_keeps_its_stream_by_c_get_though_orthanc_re
     assert came.PixelData == original.PixelData
 
 
+@pytest.mark.requirement("PUL-03")
 def test_the_command_fetches_a_work_list_and_ends_with_1_when_something_is_missing(settings, tmp_path):
     config = tmp_path / "node.toml"
     web = settings.sources[2]

@@ -10,6 +10,7 @@ from tests.benchmarks.bench_kill import kill_and_count, report
 KILLS = 4
 
 
+@pytest.mark.requirement("STO-02")
 @pytest.mark.parametrize("seed", [22])  # one kill of each kind, one of them while the node starts
 def test_after_kill_9_while_four_senders_push_every_acknowledged_image_has_exactly_one_result_set(tmp_path, seed):
     run = kill_and_count(tmp_path, KILLS, seed, ready_s=(0.1, 0.7), pause_s=0.03)

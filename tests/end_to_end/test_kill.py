@@ -5,6 +5,7 @@ import time
 from collections import Counter
 
 import pydicom
+import pytest
 
 from dicom_gam.config import Destination
 from dicom_gam.dicom.scu.sender import send
@@ -12,6 +13,7 @@ from dicom_gam.dicom.scu.stand_in_pacs import AE_TITLE, StandInPacs
 from tests.end_to_end.peers import NODE_AE, NodeProcess, free_port, wait_for, with_new_uid
 
 
+@pytest.mark.requirement("STO-02")
 def test_every_acknowledged_image_gets_exactly_one_result_set_whenever_the_node_is_killed(tmp_path):
     rng = random.Random(3)
     acknowledged = []

@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.peers import program, sample, wait_for
 
 
@@ -13,6 +15,7 @@ def complaints(path: Path) -> set[str]:
     return {x for x in lines if x.startswith(("Error", "Warning")) and "99DGAM" not in x}
 
 
+@pytest.mark.requirement("RES-26", "RES-02")
 def test_results_of_an_image_sent_by_orthanc_arrive_in_its_own_study(site, tmp_path):
     orthanc, _ = site
     sent = sample("RG1_UNCR.dcm")
@@ -36,18 +39,19 @@ def test_results_of_an_image_sent_by_orthanc_arrive_in_its_own_study(site, tmp_p
     verdict = overlay["SeriesDescription"].rpartition(" - ")[2]
     assert verdict == "PASS"
     assert '"Verification verdict")=(PASS,99DGAM,"PASS")' in text
-    assert '"Finding")=(43799004,SCT,"Chest")' in text
+    assert '"Finding")=(816094009,SCT,"Chest")' in text
 
 
+@pytest.mark.requirement("DEC-10")
 def test_own_results_sent_to_the_node_do_not_loop(site):
     orthanc, _ = site
     source = orthanc.store(sample("RG3_UNCR.dcm"))
     orthanc.send_to_node(source)
-    wait_for(lambda: len(orthanc.get("/instances")) == 3, what="arrival of report and overlay")
+    wait_for(lambda: len(orthanc.get("/instances")) == 4, what="arrival of report, overlay and rejection note")
     for instance in orthanc.get("/instances"):
         orthanc.send_to_node(instance)
     # one more image afterwards shows that the node has worked off what came before
     other = orthanc.store(sample("RG1_UNCR.dcm"))
     orthanc.send_to_node(other)
-    wait_for(lambda: len(orthanc.get("/instances")) >= 6, what="arrival of the second results")
-    assert len(orthanc.get("/instances")) == 6
+    wait_for(lambda: len(orthanc.get("/instances")) >= 7, what="arrival of the second results")
+    assert len(orthanc.get("/instances")) == 7

@@ -22,10 +22,12 @@ def row(role: str, label: str = "disc", family: str = "f", path: str = "x.png") 
     return LabelledImage(Path(path), label, path, "s", family, role)
 
 
+@pytest.mark.requirement("EVD-01")
 def test_held_out_rows_are_those_of_role_test_or_unseen():
     assert [i.role for i in held_out([row("test"), row("train"), row(""), row("unseen")], "m")] == ["test", "unseen"]
 
 
+@pytest.mark.requirement("EVD-01")
 def test_without_such_roles_rows_without_a_role_are_taken_and_used_ones_never():
     assert [i.role for i in held_out([row(""), row("calibration"), row("")], "m")] == ["", ""]
 

@@ -13,6 +13,7 @@ from dicom_gam.evidence.detection import acceptance_threshold, auroc, separation
 scores = st.lists(st.integers(-5, 5), min_size=1, max_size=30).map(lambda values: np.array(values, float))
 
 
+@pytest.mark.requirement("EVD-02")
 @given(scores, scores)
 def test_the_area_is_sklearns_with_ties_counting_one_half(expected, odd):
     truth = np.r_[np.zeros(len(expected)), np.ones(len(odd))]
@@ -50,6 +51,7 @@ def test_an_almost_perfect_separation_never_proves_more_than_a_perfect_one():
     assert auroc(expected, almost)[1][0] <= auroc(expected, np.arange(1000.0, 1012.0))[1][0]
 
 
+@pytest.mark.requirement("EVD-02")
 @pytest.mark.parametrize(("shift", "n", "m"), [(0.5, 60, 30), (1.5, 200, 15), (2.5, 200, 40)])
 def test_the_interval_covers_the_true_area_at_least_about_95_times_in_100(shift, n, m):
     g = np.random.default_rng(1)
@@ -68,6 +70,7 @@ def test_the_threshold_accepts_95_of_100_and_ties_with_it():
     assert found.fpr_at_95_tpr == 0.5
 
 
+@pytest.mark.requirement("EVD-02")
 @given(scores, scores)
 def test_fpr_at_95_tpr_is_where_sklearns_curve_first_reaches_95(expected, odd):
     truth = np.r_[np.ones(len(expected)), np.zeros(len(odd))]  # the expected images are the positives

@@ -50,6 +50,7 @@ RANKS = torch.tensor([[[0, 3], [1, 2]]])  # the largest weight first, the negati
 FIRST = torch.zeros(1, dtype=torch.long)
 
 
+@pytest.mark.requirement("EVD-03")
 def test_deletion_is_the_area_worked_by_hand():
     # Σ w·x while the pixels 3, 1, 0 and -1 one after the other become 3/4
     logits = [3.0, 3 * 0.75 + 1 - 1, 3 * 0.75 + 0.75 - 1, 3 * 0.75 + 0.75 - 1, 3 * 0.75]
@@ -58,6 +59,7 @@ def test_deletion_is_the_area_worked_by_hand():
     assert deletion(linear, X, RANKS, FIRST, steps=4).item() == pytest.approx(by_hand, abs=1e-6)
 
 
+@pytest.mark.requirement("EVD-03")
 def test_insertion_is_the_area_worked_by_hand():
     start = blurred(X)
     curve = []
@@ -121,6 +123,7 @@ class SoftLinear(nn.Module):
         return torch.stack([score, -score], 1)
 
 
+@pytest.mark.requirement("EVD-03")
 @NUMPY_2
 def test_road_agrees_with_pytorch_grad_cam():
     g = torch.Generator().manual_seed(6)
@@ -170,6 +173,7 @@ def changed(a: nn.Module, b: nn.Module) -> set[str]:
     return {name for name, parameter in a.named_parameters() if not torch.equal(parameter, other[name])}
 
 
+@pytest.mark.requirement("EVD-03")
 def test_randomisation_goes_from_the_head_towards_the_input_and_spares_the_original():
     network = small_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}

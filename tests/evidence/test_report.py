@@ -59,6 +59,7 @@ def sample(**changes) -> str:
     return html_report(**(arguments | changes))
 
 
+@pytest.mark.requirement("EVD-06")
 def test_every_text_is_escaped_and_every_tag_closes():
     page = Page(sample())
     for words in ("T & U", "The <lead>", "p > 0.05", "a<b", "The caption", "What it shows"):
@@ -66,12 +67,14 @@ def test_every_text_is_escaped_and_every_tag_closes():
     assert page.all("img")[0]["alt"] == 'alt "quoted"'
 
 
+@pytest.mark.requirement("EVD-06")
 def test_markup_in_a_text_stays_text():
     page = Page(sample(lead="<script>alert(1)</script><img src=http://x/>"))
     assert page.all("script") == []
     assert len(page.all("img")) == 1
 
 
+@pytest.mark.requirement("EVD-06")
 def test_nothing_remote_is_asked_for_and_the_policy_forbids_it():
     page = Page(sample())
     for _, attributes in page.tags:

@@ -42,6 +42,7 @@ def labelled(items: Sequence[Examined], labels: Sequence[str]) -> list[Examined]
     return [replace(e, image=replace(e.image, label=label)) for e, label in zip(items, labels, strict=True)]
 
 
+@pytest.mark.requirement("EVD-04")
 def test_the_images_it_was_made_for_are_suitable(bundle):
     found = compare_site(bundle, examined(bundle, 50, 40))
     assert found.conclusion is SUITABLE
@@ -53,6 +54,7 @@ def test_another_mixture_of_classes_is_no_shift(bundle):
     assert compare_site(bundle, examined(bundle, 50, 60, (DISC,))).conclusion is SUITABLE
 
 
+@pytest.mark.requirement("EVD-04")
 def test_noise_is_unsuitable_by_input_attention_and_early_features(bundle):
     found = compare_site(bundle, examined(bundle, 50, 40, (NOISE,)))
     assert found.conclusion is UNSUITABLE
@@ -62,6 +64,7 @@ def test_noise_is_unsuitable_by_input_attention_and_early_features(bundle):
     assert headline(found).startswith("UNSUITABLE: on 40 images more than is tolerated: images not passed")
 
 
+@pytest.mark.requirement("EVD-04")
 def test_a_randomised_head_is_unsuitable_by_the_references_of_the_sound_network(bundle, tiny_bundle_dir):
     weights = safetensors.torch.load(bundle_files(str(tiny_bundle_dir))[WEIGHTS])
     g = torch.Generator().manual_seed(3)

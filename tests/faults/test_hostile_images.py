@@ -72,6 +72,7 @@ def test_a_sound_image_becomes_a_result(service, tmp_path):
     alive(service, tmp_path)
 
 
+@pytest.mark.requirement("DEC-13")
 @fault("a data set of garbage")
 @pytest.mark.parametrize("content", [b"\xff" * 5000, b"MZ\x90" * 999, bytes(4096)])
 def test_garbage_is_never_classified(service, tmp_path, observed, content):
@@ -81,6 +82,7 @@ def test_garbage_is_never_classified(service, tmp_path, observed, content):
     observed(quarantined(service, path, "unreadable", "not-accepted-sop-class", "invalid-attributes"))
 
 
+@pytest.mark.requirement("DEC-03")
 @fault("pixels cut short")
 @pytest.mark.parametrize("syntax", [syntaxes.ExplicitVRLittleEndian, syntaxes.JPEGLosslessSV1, syntaxes.RLELossless])
 def test_pixels_cut_short_are_refused(service, tmp_path, observed, syntax):
@@ -91,6 +93,7 @@ def test_pixels_cut_short_are_refused(service, tmp_path, observed, syntax):
     observed(f"{told} ({syntaxes.UID(syntax).name.split(',')[0]})")
 
 
+@pytest.mark.requirement("DEC-09")
 @fault("no bytes of pixels")
 def test_an_empty_pixel_data_element_is_refused(service, tmp_path, observed):
     path = fresh(tmp_path / "empty.dcm")
@@ -99,6 +102,7 @@ def test_an_empty_pixel_data_element_is_refused(service, tmp_path, observed):
     observed(quarantined(service, save(path, ds), "truncated-pixels", "no-pixels"))
 
 
+@pytest.mark.requirement("DEC-09")
 @fault("no Pixel Data element")
 def test_an_image_without_pixels_is_refused(service, tmp_path, observed):
     path = fresh(tmp_path / "none.dcm")
@@ -107,6 +111,7 @@ def test_an_image_without_pixels_is_refused(service, tmp_path, observed):
     observed(quarantined(service, save(path, ds), "no-pixels"))
 
 
+@pytest.mark.requirement("DEC-05")
 @fault("65,535 Rows and Columns for few pixels")
 def test_huge_rows_and_columns_cost_no_memory(service, tmp_path, observed):
     with service.peak_memory() as peak:
@@ -115,6 +120,7 @@ def test_huge_rows_and_columns_cost_no_memory(service, tmp_path, observed):
     observed(f"{told}; memory +<128 MB")
 
 
+@pytest.mark.requirement("DEC-05")
 @fault("2,147,483,647 Frames")
 def test_a_huge_number_of_frames_costs_no_memory(service, tmp_path, observed):
     with service.peak_memory() as peak:
@@ -123,6 +129,7 @@ def test_a_huge_number_of_frames_costs_no_memory(service, tmp_path, observed):
     observed(f"{told}; memory +<128 MB")
 
 
+@pytest.mark.requirement("DEC-11")
 @fault("an unknown character set")
 @pytest.mark.parametrize("charset", ["ISO_IR 999", "utf-8\\ISO 2022 IR 6"])
 def test_an_image_in_an_unknown_character_set_is_quarantined(service, tmp_path, observed, charset):
@@ -136,6 +143,7 @@ def test_an_image_in_an_unknown_character_set_is_quarantined(service, tmp_path, 
     observed(quarantined(service, path, "invalid-attributes"))
 
 
+@pytest.mark.requirement("DEC-06")
 @fault("a deflate bomb, 2.3 MB that become 1.1 GB")
 def test_a_deflate_bomb_is_refused_within_the_memory_of_a_decoder(service, tmp_path, observed):
     path = fresh(tmp_path / "bomb.dcm", None, syntaxes.DeflatedExplicitVRLittleEndian)
@@ -160,6 +168,7 @@ def bomb(head: bytes, megabytes: int) -> bytes:
     return start + zeros * megabytes + deflater.flush()
 
 
+@pytest.mark.requirement("DEC-06")
 @fault("sequences nested 5,000 deep")
 @pytest.mark.parametrize("defined", [False, True])
 def test_deep_nesting_is_refused(service, tmp_path, observed, defined):
@@ -189,6 +198,7 @@ def huge_stream() -> bytes:
     return bytes(stream)
 
 
+@pytest.mark.requirement("DEC-05")
 @pytest.mark.parametrize(
     "both",
     [

@@ -28,6 +28,7 @@ def everything(folder) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+@pytest.mark.requirement("DOOR-11")
 @pytest.mark.parametrize(
     "uid",
     [
@@ -51,6 +52,7 @@ def test_a_uid_that_is_none_is_refused_and_names_no_file(door, observed, uid):
     observed(f"{status:04X}, nothing stored, no file anywhere, audited")
 
 
+@pytest.mark.requirement("DOOR-11")
 def test_files_are_named_by_us_and_never_by_the_wire(door):
     (uid,) = uids(1, "named")
     assert store(door, uid, small_image(uid)) == 0x0000
@@ -59,6 +61,7 @@ def test_files_are_named_by_us_and_never_by_the_wire(door):
     assert not any(uid in str(path) for path in door.storage.rglob("*"))
 
 
+@pytest.mark.requirement("DOOR-12")
 @fault("UIDs that differ between command and data set")
 @pytest.mark.parametrize("what", ["instance", "class"])
 def test_uids_that_differ_are_refused(door, observed, what):
@@ -70,6 +73,7 @@ def test_uids_that_differ_are_refused(door, observed, what):
     observed(f"{status:04X} ({what})")
 
 
+@pytest.mark.requirement("STO-05")
 @fault("the same instance again, the same bytes")
 def test_the_same_instance_again_is_answered_and_not_processed_twice(door, tmp_path, observed):
     (uid,) = uids(1, "again")
@@ -84,6 +88,7 @@ def test_the_same_instance_again_is_answered_and_not_processed_twice(door, tmp_p
     observed("3 times Success, one job, one file, processed once")
 
 
+@pytest.mark.requirement("STO-06")
 @fault("the same SOP Instance UID, other bytes")
 def test_other_bytes_under_the_same_uid_are_kept_apart_with_an_alarm(door, observed):
     (uid,) = uids(1, "conflict")
@@ -106,6 +111,7 @@ def nothing_half_written(node) -> None:
     until(lambda: not [path for path in node.inbox() if not HASHED.fullmatch(path.name)])
 
 
+@pytest.mark.requirement("DOOR-13")
 @fault("abort in mid-store")
 def test_an_abort_in_mid_store_leaves_nothing(door, observed):
     (uid,) = uids(1, "abort")
@@ -125,6 +131,7 @@ def test_an_abort_in_mid_store_leaves_nothing(door, observed):
     observed("no file, no job; sent again it is Success")
 
 
+@pytest.mark.requirement("DOOR-13")
 @fault("a connection torn in mid-store")
 def test_a_torn_connection_in_mid_store_leaves_nothing(door, observed):
     (uid,) = uids(1, "torn")

@@ -27,6 +27,7 @@ def marked() -> list[str]:
     return found
 
 
+@pytest.mark.requirement("OPS-08")
 def test_every_fault_of_the_matrix_has_a_test():
     assert set(DEMANDS) - set(marked()) == set()
 
@@ -41,6 +42,7 @@ def test_a_table_that_is_short_of_a_row_is_not_written():
         render([])
 
 
+@pytest.mark.requirement("OPS-08")
 def test_the_table_in_the_repository_has_every_row_with_what_is_demanded_and_observed():
     rows = [line.strip("|").split("|") for line in TABLE.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
     cells = [[cell.strip() for cell in row] for row in rows[2:]]

@@ -49,6 +49,7 @@ def test_the_node_serves_an_ordinary_sender_first(door, tmp_path):
     served(door, tmp_path, "first")
 
 
+@pytest.mark.requirement("DOOR-01")
 @fault("a PDU that says it has 4 GiB")
 def test_a_pdu_of_4_gib_is_aborted_before_it_is_read(door, tmp_path, observed):
     with Wire(door.port) as wire, door.peak_memory() as peak:
@@ -67,6 +68,7 @@ def test_a_pdu_of_4_gib_is_aborted_before_it_is_read(door, tmp_path, observed):
     observed(f"A-ABORT at the header; memory +<16 MB while 64 MB were pushed; {served(door, tmp_path, 'four')}")
 
 
+@pytest.mark.requirement("DOOR-01")
 @fault("a PDU above the maximum that was offered")
 def test_a_pdu_above_the_maximum_is_aborted(door, tmp_path, observed):
     with Wire(door.port) as wire, door.peak_memory() as peak:
@@ -80,6 +82,7 @@ def test_a_pdu_above_the_maximum_is_aborted(door, tmp_path, observed):
     observed(f"A-ABORT for {offered + 1} bytes where {offered} are offered; {served(door, tmp_path, 'above')}")
 
 
+@pytest.mark.requirement("DOOR-01")
 @fault("an association request that says it has 4 GiB")
 def test_an_association_request_of_4_gib_is_ended_before_it_is_read(door, tmp_path, observed):
     with Wire(door.port) as wire, door.peak_memory() as peak:
@@ -92,6 +95,7 @@ def test_an_association_request_of_4_gib_is_ended_before_it_is_read(door, tmp_pa
     observed(f"ended at the header; memory +<16 MB while 32 MB were pushed; {served(door, tmp_path, 'request')}")
 
 
+@pytest.mark.requirement("DOOR-02")
 @fault("connect and close, 12 times")
 def test_connections_that_close_at_once_take_nothing_away(door, tmp_path, observed):
     for _ in range(12):
@@ -101,6 +105,7 @@ def test_connections_that_close_at_once_take_nothing_away(door, tmp_path, observ
     observed(f"{told} {seconds(time.monotonic() - started, 5)}")
 
 
+@pytest.mark.requirement("DOOR-02")
 @fault("12 TCP connections that say nothing")
 def test_silent_connections_take_no_association_away_and_end_at_the_deadline(door, tmp_path, observed):
     with ExitStack() as stack:
@@ -113,6 +118,7 @@ def test_silent_connections_take_no_association_away_and_end_at_the_deadline(doo
     observed(f"{told} {soon} beside them; all 12 ended at the deadline ({', '.join(sorted(set(ends)))})")
 
 
+@pytest.mark.requirement("DOOR-02")
 @fault("1,100 TCP connections that say nothing")
 def test_more_silent_connections_than_select_can_watch_change_nothing(tmp_path, observed):
     node = NodeProcess(tmp_path, node={"negotiation_timeout_s": 6.0})
@@ -140,6 +146,7 @@ def is_over(wire: Wire) -> bool:
     return bool(poll.poll(0))
 
 
+@pytest.mark.requirement("DOOR-03")
 @fault("more silent connections of one address than it may have")
 def test_one_address_can_not_take_all_associations(tmp_path, observed):
     node = NodeProcess(tmp_path, node={"maximum_associations": 6, "maximum_associations_per_host": 3, "receivers": 2})
@@ -158,6 +165,7 @@ def test_one_address_can_not_take_all_associations(tmp_path, observed):
     observed(f"3 associations of one address accepted, the 4th and 5th rejected and audited; from another {told}")
 
 
+@pytest.mark.requirement("DOOR-04")
 @fault("half a PDU, then silence")
 @pytest.mark.parametrize("associated", [False, True])
 def test_half_a_pdu_is_ended_at_the_deadline(door, tmp_path, observed, associated):
@@ -188,12 +196,14 @@ def dribble(wire: Wire, content: bytes) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.requirement("DOOR-04")
 @fault("an association request, one byte at a time")
 def test_a_dribbled_request_is_ended_at_the_deadline(door, observed):
     with Wire(door.port) as wire:
         observed(f"ended {seconds(dribble(wire, associate_request()), 5)}, deadline 1 s")
 
 
+@pytest.mark.requirement("DOOR-04")
 @fault("a PDU of data, one byte at a time")
 def test_a_dribbled_pdu_is_ended_at_the_deadline(door, observed):
     with Wire(door.port) as wire:
@@ -212,6 +222,7 @@ def test_a_silent_association_is_ended_at_the_network_timeout(door, observed):
     observed(f"{end} {seconds(time.monotonic() - started, 8)}, network timeout 3 s")
 
 
+@pytest.mark.requirement("DOOR-04")
 @fault("a sender that never reads its answers")
 def test_a_sender_that_never_reads_is_ended_and_holds_nobody_up(door, tmp_path, observed):
     with socket.socket() as deaf:
@@ -233,6 +244,7 @@ def test_a_sender_that_never_reads_is_ended_and_holds_nobody_up(door, tmp_path, 
     observed(f"ended {soon}; {served(door, tmp_path, 'deaf')}")
 
 
+@pytest.mark.requirement("DOOR-06")
 @fault("a wrong called AE title")
 def test_a_wrong_called_title_is_rejected_and_audited(door, observed):
     with Wire(door.port) as wire:
@@ -271,16 +283,19 @@ def rejected(node: NodeProcess, calling: str, source: str) -> str:
     return f"A-ASSOCIATE-RJ, permanent, {'calling AE title not recognised' if reason == 3 else 'no reason given'}"
 
 
+@pytest.mark.requirement("DOOR-06")
 @fault("an unknown calling AE title")
 def test_an_unknown_calling_title_is_rejected_and_audited(guarded, observed):
     observed(f"{rejected(guarded, 'STRANGER', '127.0.0.1')}; in the audit log; the known sender is let in")
 
 
+@pytest.mark.requirement("DOOR-06")
 @fault("a known calling AE title from another address")
 def test_a_known_title_from_another_address_is_rejected_and_audited(guarded, observed):
     observed(f"{rejected(guarded, 'MODALITY', STRANGER)}; in the audit log; the known sender is let in")
 
 
+@pytest.mark.requirement("DOOR-05")
 @fault("a TLS handshake that stalls")
 def test_a_stalled_tls_handshake_waits_alone(tmp_path, observed):
     certificate, key = tmp_path / "node.pem", tmp_path / "node.key"

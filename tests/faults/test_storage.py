@@ -53,6 +53,7 @@ def exactly_one_result_each(node: NodeProcess, archive, acknowledged: list[str])
     assert len(node.inbox()) == len(jobs)
 
 
+@pytest.mark.requirement("STO-02")
 @fault("kill -9 of the whole service")
 def test_after_kill_9_everything_acknowledged_is_there_once(tmp_path, archive, observed):
     node = NodeProcess(tmp_path, ("pacs", archive.port), node={"receivers": 2})
@@ -85,6 +86,7 @@ def test_after_kill_9_everything_acknowledged_is_there_once(tmp_path, archive, o
     )
 
 
+@pytest.mark.requirement("DOOR-14")
 @fault("kill -9 of a receiver")
 def test_a_killed_receiver_is_replaced_and_loses_nothing(tmp_path, archive, observed):
     node = NodeProcess(tmp_path, ("pacs", archive.port), node={"receivers": 1})
@@ -116,6 +118,7 @@ def exactly_one_result_each_but_strays(node: NodeProcess, archive, acknowledged:
     assert set(archive.received) == {uid for name in done for uid in result_uids(name)}
 
 
+@pytest.mark.requirement("STO-03")
 @fault("power lost between any two steps")
 def test_power_lost_between_any_two_steps_loses_nothing(tmp_path, observed):
     script = Path(__file__).with_name("power_loss.py")
@@ -186,6 +189,7 @@ def status_of_one(port: int, seed: str, side: int = 512) -> int | None:
         )
 
 
+@pytest.mark.requirement("STO-04")
 @fault("the disk is full")
 def test_a_full_disk_is_a700_and_passes_by_itself(tmp_path, archive, disk, observed):
     node = NodeProcess(tmp_path, ("pacs", archive.port), storage=disk.path / "node",
@@ -210,6 +214,7 @@ def test_a_full_disk_is_a700_and_passes_by_itself(tmp_path, archive, disk, obser
     observed(f"{status:04X} ({disk.kind}); every acknowledged image whole, with its result; Success when space is back")
 
 
+@pytest.mark.requirement("STO-04")
 @fault("the disk is below its watermark")
 def test_below_the_watermark_images_are_refused_before_the_disk_is_full(tmp_path, disk, observed):
     reserve = 4 * MB if disk.mounted else 10**15
@@ -233,6 +238,7 @@ def test_below_the_watermark_images_are_refused_before_the_disk_is_full(tmp_path
     observed(f"{status:04X} with 3 of 12 MB free and 4 kept back; Success when space is back")
 
 
+@pytest.mark.requirement("STO-04")
 @fault("the database is locked")
 def test_a_locked_database_is_a700_and_passes_by_itself(settings, archive, monkeypatch, observed):
     monkeypatch.setattr(Database.__init__, "__defaults__", (0.2,))
@@ -255,6 +261,7 @@ def test_a_locked_database_is_a700_and_passes_by_itself(settings, archive, monke
     observed("A700 while it is locked; afterwards Success, and the image that was in hand has its result once")
 
 
+@pytest.mark.requirement("STO-12")
 @pytest.mark.filterwarnings(  # pynetdicom's own timers go by the clock, and its reactor trips over the jump
     "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )

@@ -79,6 +79,7 @@ def test_a_log_that_nobody_wrote_to_is_whole(path, head):
     assert verify(path, head.mark) == 0
 
 
+@pytest.mark.requirement("AUD-01")
 @hypothesis_settings(max_examples=50, deadline=None)  # fsync takes as long as it takes
 @given(st.integers(1, 6), st.data())
 def test_any_changed_byte_is_found_in_its_own_record_or_the_next(tmp_path_factory, number, data):
@@ -96,6 +97,7 @@ def test_any_changed_byte_is_found_in_its_own_record_or_the_next(tmp_path_factor
     assert caught.value.record in (number, number + 1)
 
 
+@pytest.mark.requirement("AUD-01")
 def test_an_edit_with_the_chain_mended_after_it_is_found_by_the_head(path, head):
     write(path, head, 3)
     forged = MemoryHead()
@@ -110,6 +112,7 @@ def test_an_edit_with_the_chain_mended_after_it_is_found_by_the_head(path, head)
     assert caught.value.record == 3
 
 
+@pytest.mark.requirement("AUD-01")
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_deleted_record_is_named(path, head, number):
     write(path, head, 4)
@@ -121,6 +124,7 @@ def test_a_deleted_record_is_named(path, head, number):
     assert caught.value.record == number
 
 
+@pytest.mark.requirement("AUD-01")
 def test_two_records_that_changed_places_are_found_at_the_first(path, head):
     write(path, head, 4)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -131,6 +135,7 @@ def test_two_records_that_changed_places_are_found_at_the_first(path, head):
     assert caught.value.record == 2
 
 
+@pytest.mark.requirement("AUD-01")
 def test_an_inserted_record_is_found_where_the_chain_goes_on(path, head):
     write(path, head, 3)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -141,6 +146,7 @@ def test_an_inserted_record_is_found_where_the_chain_goes_on(path, head):
     assert caught.value.record == 3
 
 
+@pytest.mark.requirement("AUD-01")
 @pytest.mark.parametrize("kept", [0, 1, 3])
 def test_a_cut_end_is_found_by_the_head_and_the_first_missing_record_is_named(path, head, kept):
     write(path, head, 4)
@@ -150,6 +156,7 @@ def test_a_cut_end_is_found_by_the_head_and_the_first_missing_record_is_named(pa
     assert caught.value.record == kept + 1
 
 
+@pytest.mark.requirement("AUD-01")
 def test_a_missing_log_is_found_by_the_head(path, head):
     write(path, head, 2)
     path.unlink()
@@ -185,6 +192,7 @@ def test_a_log_that_is_cut_while_the_node_runs_stops_the_node_from_recording(pat
     log.close()
 
 
+@pytest.mark.requirement("AUD-03")
 def test_a_half_written_record_is_moved_aside_and_the_log_says_so(path, head):
     write(path, head, 2)
     with path.open("ab") as file:
@@ -197,6 +205,7 @@ def test_a_half_written_record_is_moved_aside_and_the_log_says_so(path, head):
     assert (path.parent / last["keys"]["torn_file"]).read_bytes() == b'{"event":"job.res'
 
 
+@pytest.mark.requirement("AUD-03")
 def test_blocks_of_zeros_after_a_power_cut_are_moved_aside(path, head):
     write(path, head, 2)
     with path.open("ab") as file:
@@ -216,6 +225,7 @@ def test_records_ahead_of_the_head_are_kept_as_a_crash_between_the_two_leaves_th
     assert list(records(path))[-1]["keys"] == {"records_ahead_of_head": 1}
 
 
+@pytest.mark.requirement("AUD-02")
 def test_a_disk_that_is_full_leaves_the_log_as_it_was(path, head, monkeypatch):
     log = AuditLog(path, head)
     log.append("one")
@@ -255,6 +265,7 @@ def test_a_head_that_can_not_be_written_takes_the_record_back(path, head):
     assert [record["event"] for record in records(path)] == ["one", "three"]
 
 
+@pytest.mark.requirement("AUD-02")
 def test_a_record_is_synced_before_append_returns(path, head, monkeypatch):
     log = AuditLog(path, head)
     synced = []
@@ -265,6 +276,7 @@ def test_a_record_is_synced_before_append_returns(path, head, monkeypatch):
     log.close()
 
 
+@pytest.mark.requirement("AUD-04")
 def test_threads_that_append_at_once_give_one_chain(path, head):
     log = AuditLog(path, head)
     numbers, lock = [], threading.Lock()
@@ -285,6 +297,7 @@ def test_threads_that_append_at_once_give_one_chain(path, head):
     assert verify(path, head.mark) == 80
 
 
+@pytest.mark.requirement("AUD-04")
 def test_two_writers_of_one_file_take_turns(path, head):
     one, two = AuditLog(path, head), AuditLog(path, head)
     for log in (one, two, two, one):
@@ -294,6 +307,7 @@ def test_two_writers_of_one_file_take_turns(path, head):
     assert verify(path, head.mark) == 4
 
 
+@pytest.mark.requirement("AUD-04")
 def test_a_record_waits_for_another_process_that_is_writing(path, head):
     log = AuditLog(path, head)
     with path.open("rb") as other:

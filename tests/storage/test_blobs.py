@@ -55,6 +55,7 @@ def test_short_writes_of_the_system_are_carried_on_with(blobs, monkeypatch):
     assert blobs.read(NAME) == b"0123456789"
 
 
+@pytest.mark.requirement("STO-04")
 def test_a_disk_that_fills_up_after_a_short_write_leaves_nothing(blobs, tmp_path, monkeypatch):
     real, calls = os.write, []
 
@@ -71,6 +72,7 @@ def test_a_disk_that_fills_up_after_a_short_write_leaves_nothing(blobs, tmp_path
     assert files(tmp_path) == []
 
 
+@pytest.mark.requirement("STO-04")
 @pytest.mark.parametrize("step", ["fsync", "rename"])
 def test_a_failure_at_any_later_step_leaves_nothing(blobs, tmp_path, monkeypatch, step):
     def fails(*_):
@@ -82,6 +84,7 @@ def test_a_failure_at_any_later_step_leaves_nothing(blobs, tmp_path, monkeypatch
     assert files(tmp_path) == []
 
 
+@pytest.mark.requirement("STO-01")
 def test_a_folder_that_can_not_be_synced_takes_the_file_back(blobs, tmp_path, monkeypatch):
     blobs.write("f" * 32, (b"x",))
     real = os.fsync
@@ -97,6 +100,7 @@ def test_a_folder_that_can_not_be_synced_takes_the_file_back(blobs, tmp_path, mo
     assert [path.stem for path in files(tmp_path)] == ["f" * 32]
 
 
+@pytest.mark.requirement("STO-01")
 def test_file_and_folder_are_synced_in_the_right_order(blobs, monkeypatch):
     order = []
     real_sync, real_rename = os.fsync, os.rename
@@ -140,6 +144,7 @@ def test_a_long_write_that_comes_to_the_watermark_is_ended_and_leaves_nothing(tm
     assert files(tmp_path) == []
 
 
+@pytest.mark.requirement("STO-03")
 def test_a_blob_is_written_part_by_part_and_not_seen_before_it_is_whole(blobs, tmp_path):
     writer = blobs.begin(NAME)
     writer.write(b"head")
@@ -168,6 +173,7 @@ def test_a_linked_blob_outlives_the_one_it_was_linked_from(blobs):
         blobs.link(NAME, "e" * 32)
 
 
+@pytest.mark.requirement("STO-03")
 def test_the_sweep_removes_what_an_interrupted_write_left_and_nothing_else(blobs, tmp_path):
     blobs.write(NAME, (b"x",))
     (tmp_path / "inbox" / "incoming" / f"{NAME}-1234").write_bytes(b"half")

@@ -118,6 +118,7 @@ def test_the_past_is_ranked_by_place_within_the_class_and_the_stream(opened):
     assert past[10:] == [PastImages(8, 2, 2), PastImages(9, 5, 1), PastImages(10, 7, 1)]
 
 
+@pytest.mark.requirement("DRF-02")
 def test_a_lost_lease_counts_nothing_and_the_job_counts_once_when_it_is_done_again(opened, new_job):
     opened.jobs.add(new_job(500))
     (first,) = opened.jobs.claim("slow", 1, 10.0, 0.0)
@@ -129,6 +130,7 @@ def test_a_lost_lease_counts_nothing_and_the_job_counts_once_when_it_is_done_aga
     assert [reading.images for reading in opened.drift.readings()] == [1]
 
 
+@pytest.mark.requirement("DRF-02")
 def test_result_and_drift_are_stored_together_or_not_at_all(opened, new_job):
     opened.finish()
     opened.rule.broken = True
@@ -144,6 +146,7 @@ def test_result_and_drift_are_stored_together_or_not_at_all(opened, new_job):
     assert opened.rule.shown[-1][2].count == 1
 
 
+@pytest.mark.requirement("DRF-03")
 def test_an_alarm_keeps_its_first_moment_and_waits_until_it_is_announced(opened):
     for now in (10.0, 20.0):
         opened.finish(now=now)
@@ -180,6 +183,7 @@ def test_an_alarm_after_a_reset_is_announced_again(opened):
     assert [reading.alarm_at for reading in opened.drift.unannounced()] == [99.0]
 
 
+@pytest.mark.requirement("DRF-02")
 def test_streams_survive_a_restart(tmp_path, opened):
     opened.finish()
     again = Database(tmp_path / "node.sqlite")

@@ -23,6 +23,7 @@ def test_a_new_job_is_there_after_reopening_with_all_that_was_known_at_receipt(b
     assert found.instance.path.name == f"{added.blob}.dcm"
 
 
+@pytest.mark.requirement("STO-05")
 def test_the_same_data_set_again_makes_no_second_job(backend, new_job):
     first = backend.jobs.add(new_job(1))
     second = backend.jobs.add(new_job(2, uid="1.2.3.1"))
@@ -30,6 +31,7 @@ def test_the_same_data_set_again_makes_no_second_job(backend, new_job):
     assert sum(backend.jobs.counts().values()) == 1
 
 
+@pytest.mark.requirement("STO-06")
 def test_other_bytes_under_the_same_uid_are_quarantined_and_the_first_job_goes_on(backend, new_job):
     backend.jobs.add(new_job(1))
     receipt = backend.jobs.add(new_job(2, uid="1.2.3.1", data="b"))
@@ -84,6 +86,7 @@ def test_a_finished_job_keeps_its_result_and_its_deliveries(backend, new_job, ne
     assert [d.what for d in after.outbox.deliveries(job.job_id)] == deliveries
 
 
+@pytest.mark.requirement("STO-02")
 def test_result_and_deliveries_are_committed_together_or_not_at_all(backend, new_job, new_delivery):
     backend.jobs.add(new_job(1))
     (job,) = backend.jobs.claim("w", 1, 10.0, 0.0)
@@ -93,6 +96,7 @@ def test_result_and_deliveries_are_committed_together_or_not_at_all(backend, new
     assert backend.outbox.deliveries(job.job_id) == []
 
 
+@pytest.mark.requirement("STO-08")
 def test_a_worker_whose_lease_was_taken_over_can_not_finish(backend, new_job, new_delivery):
     backend.jobs.add(new_job(1))
     (slow,) = backend.jobs.claim("slow", 1, 10.0, 0.0)
@@ -104,6 +108,7 @@ def test_a_worker_whose_lease_was_taken_over_can_not_finish(backend, new_job, ne
     assert backend.jobs.finish(quick.lease, DONE, [new_delivery()], 13.0) is False
 
 
+@pytest.mark.requirement("STO-08")
 def test_a_lease_that_still_holds_is_not_taken_back(backend, new_job):
     backend.jobs.add(new_job(1))
     backend.jobs.claim("w", 1, 10.0, 0.0)
@@ -119,12 +124,14 @@ def test_a_renewed_lease_holds_longer_and_a_lost_one_is_not_renewed(backend, new
     assert backend.jobs.renew([job.lease], 10.0, 19.0) == 0
 
 
+@pytest.mark.requirement("STO-08")
 def test_at_start_every_job_in_work_goes_back_whatever_its_lease(backend, new_job):
     backend.jobs.add(new_job(1))
     backend.jobs.claim("w", 1, 1000.0, 0.0)
     assert [job.state for job in backend.jobs.recover(3, now=1.0, everything=True)] == [JobState.RECEIVED]
 
 
+@pytest.mark.requirement("STO-10")
 def test_an_image_that_ends_the_service_again_and_again_is_given_up(backend, new_job):
     backend.jobs.add(new_job(1))
     for _ in range(2):
@@ -154,6 +161,7 @@ def test_a_job_for_another_attempt_waits_until_its_time(backend, new_job):
     assert (again.attempts, again.message) == (2, "out of memory")
 
 
+@pytest.mark.requirement("STO-12")
 def test_a_clock_that_went_back_by_a_year_holds_up_neither_retries_nor_leases(backend, new_job):
     year = 365 * 86400.0
     backend.jobs.add(new_job(1))
@@ -242,6 +250,7 @@ def test_a_database_that_another_program_holds_is_a_storage_error_that_says_so(b
     assert backend.jobs.add(new_job(1)).kind is ReceiptKind.NEW
 
 
+@pytest.mark.requirement("STO-01")
 def test_commits_are_synced_in_full(tmp_path):
     database = Database(tmp_path / "x.sqlite")
     with database.reading() as connection:

@@ -51,6 +51,7 @@ def test_the_next_due_time_is_the_earliest_open_one(filled):
     assert filled.outbox.next_due("B") is None
 
 
+@pytest.mark.requirement("STO-12")
 def test_a_clock_that_went_back_by_a_year_does_not_hold_up_a_delivery(filled):
     year = 365 * 86400.0
     (only,) = filled.outbox.due("B", year)
@@ -95,6 +96,7 @@ def numbers(deliveries):
     return [int(d.what.sop_instance_uid.rpartition(".")[2]) for d in deliveries]
 
 
+@pytest.mark.requirement("DEL-08")
 def test_an_object_that_waits_holds_back_the_later_ones_of_its_study_and_nobody_else(studies):
     first, second, third, *_ = studies.outbox.due("A", 0.0)
     studies.outbox.postpone(second.delivery_id, 30.0, None, "busy", 1.0)
@@ -128,6 +130,7 @@ def test_a_destination_on_hold_waits_as_a_whole_also_for_what_comes_later(filled
     assert numbers(filled.outbox.due("B", 10.0)) == [1]
 
 
+@pytest.mark.requirement("DEL-02")
 def test_a_hold_costs_no_attempt_and_shows_its_cause_at_every_object(filled):
     filled.outbox.hold("A", 40.0, "connection refused", 10.0)
     filled.outbox.hold("A", 100.0, "no route", 40.0)
@@ -155,6 +158,7 @@ def test_a_hold_made_by_a_clock_that_went_back_since_holds_nothing(filled):
     assert len(filled.outbox.due("A", 5.0)) == 2
 
 
+@pytest.mark.requirement("DEL-06")
 def test_nothing_is_due_at_a_paused_destination_until_it_is_resumed(filled):
     filled.outbox.pause("A", "moving house", 5.0)
     filled.outbox.pause("A", "still moving", 6.0)
@@ -167,6 +171,7 @@ def test_nothing_is_due_at_a_paused_destination_until_it_is_resumed(filled):
     assert len(again.due("A", 99.0)) == 2
 
 
+@pytest.mark.requirement("DEL-06")
 def test_revived_dead_letters_start_anew_in_their_old_place(studies):
     first, second, *_ = studies.outbox.due("A", 0.0)
     studies.outbox.postpone(second.delivery_id, 1000.0, 0xA700, "full", 1.0)
@@ -193,6 +198,7 @@ def test_only_the_named_job_is_revived_or_dismissed(filled):
     assert len(filled.outbox.dismiss("A", 2.0, first.job_id)) == 2
 
 
+@pytest.mark.requirement("DEL-06")
 def test_dismissing_ends_dead_letters_for_good_and_leaves_the_rest(filled):
     first, second = filled.outbox.due("A", 0.0)
     filled.outbox.bury(first.delivery_id, None, "refused", 1.0)

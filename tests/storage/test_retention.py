@@ -66,6 +66,7 @@ def shelf(tmp_path):
     opened.database.close()
 
 
+@pytest.mark.requirement("RET-02")
 def test_images_go_oldest_first_once_and_their_rows_stay_marked(shelf):
     late, early = shelf.end(1, JobEvent.FINISH, 200.0), shelf.end(2, JobEvent.SKIP, 100.0)
     assert shelf.purged(Horizon(99.0, 9)) == []
@@ -80,6 +81,7 @@ def test_a_job_that_came_later_than_the_known_age_reaches_stays_whatever_its_tim
     assert shelf.purged(Horizon(1e9, 1)) == [first]
 
 
+@pytest.mark.requirement("RET-02")
 @pytest.mark.parametrize("event", [JobEvent.GIVE_UP, JobEvent.REJECT])
 def test_failed_and_rejected_jobs_keep_their_images_for_the_quarantine_time(shelf, event):
     name = shelf.end(1, event, 100.0)
@@ -95,6 +97,7 @@ def test_a_quarantined_image_keeps_for_the_quarantine_time(shelf):
     assert shelf.purged(quarantine=EVERYTHING) == [other]
 
 
+@pytest.mark.requirement("RET-01")
 def test_an_image_that_waits_or_is_in_work_is_never_purged(shelf):
     shelf.add(1)
     shelf.add(2)
@@ -103,6 +106,7 @@ def test_an_image_that_waits_or_is_in_work_is_never_purged(shelf):
     assert shelf.retention.purge_delivered(10**9, 99, 0.0) == []
 
 
+@pytest.mark.requirement("RET-01")
 @pytest.mark.parametrize("state", sorted(set(DeliveryState) - {DeliveryState.SENT, DeliveryState.DISMISSED}))
 def test_nothing_of_an_unsettled_delivery_is_deleted(shelf, state):
     name = shelf.end(1, JobEvent.FINISH, 100.0, RESULT)
@@ -138,6 +142,7 @@ def test_a_result_without_a_delivery_is_told_apart(shelf):
     assert shelf.retention.result_uses([RESULT], EVERYTHING) == {RESULT: ResultUse.UNKNOWN}
 
 
+@pytest.mark.requirement("RET-04")
 def test_room_is_made_of_delivered_images_alone_oldest_first_and_no_more_than_wanted(shelf):
     names = [shelf.end(number, JobEvent.FINISH, 100.0 + number, RESULT, size=40) for number in (1, 2, 3, 4)]
     shelf.end(5, JobEvent.FINISH, 50.0)  # without a destination: nobody has its result
@@ -157,6 +162,7 @@ def test_marked_images_are_found_among_names_of_files(shelf):
     assert [image.blob for image in shelf.retention.purged_among([gone, kept, "f" * 32])] == [gone]
 
 
+@pytest.mark.requirement("RET-01")
 def test_no_delivery_can_be_committed_while_a_result_is_being_removed(shelf, tmp_path):
     def another_writer() -> bool:
         with (

@@ -50,6 +50,7 @@ VALID_DELIVERY_STEPS = {
 }
 
 
+@pytest.mark.requirement("STO-09")
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(JobState, JobEvent)))
 def test_every_pair_of_job_state_and_event_either_is_in_the_list_or_is_refused(
     state: JobState, event: JobEvent
@@ -61,6 +62,7 @@ def test_every_pair_of_job_state_and_event_either_is_in_the_list_or_is_refused(
             next_state(JOB_TRANSITIONS, state, event)
 
 
+@pytest.mark.requirement("STO-09")
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(DeliveryState, DeliveryEvent)))
 def test_every_pair_of_delivery_state_and_event_either_is_in_the_list_or_is_refused(
     state: DeliveryState, event: DeliveryEvent
@@ -84,6 +86,7 @@ def test_exactly_the_deliveries_that_can_fail_are_open() -> None:
     assert {state for state, event in DELIVERY_TRANSITIONS if event == "give up"} == OPEN_DELIVERY_STATES
 
 
+@pytest.mark.requirement("STO-09")
 def test_what_is_sent_or_dismissed_never_leaves_that_state() -> None:
     final = {DeliveryState.SENT, DeliveryState.DISMISSED}
     assert all(after is before for (before, _), after in DELIVERY_TRANSITIONS.items() if before in final)

@@ -42,6 +42,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
+@pytest.mark.requirement("TRN-01")
 def test_training_twice_with_one_seed_gives_the_same_weights() -> None:
     train, validation = fold(1, 8, EVERYTHING), fold(2, 4, EVERYTHING)
     one, _ = fit(tiny_manifest(), QUICK, train, validation, CPU)
@@ -165,6 +166,7 @@ def trained_on_two_signs(box: Box | None, precision: Precision = "float32") -> t
     return fit(tiny_manifest(), schedule, two_signs(60, 1, box=box), two_signs(20, 2, box=box), CPU)
 
 
+@pytest.mark.requirement("TRN-03")
 @pytest.mark.parametrize(("box", "guided_to"), [(UPPER_LEFT, "upper left"), (LOWER_RIGHT, "lower right")])
 def test_cues_move_the_attention_and_what_the_network_answers_by(box: Box, guided_to: str) -> None:
     guided, curve = trained_on_two_signs(box)

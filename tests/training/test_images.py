@@ -105,6 +105,7 @@ def image_lists(draw: st.DrawFn) -> list[LabelledImage]:
     ]
 
 
+@pytest.mark.requirement("TRN-02")
 @given(image_lists(), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_no_group_is_in_two_roles(images: list[LabelledImage], seed: int) -> None:
@@ -141,6 +142,7 @@ def test_fractions_are_kept_in_every_label_and_source() -> None:
         assert set(counts.values()) == {round(40 * FRACTIONS[role])}
 
 
+@pytest.mark.requirement("TRN-02")
 def test_role_of_one_image_is_that_of_its_whole_group() -> None:
     images = [labelled("p0", role="unseen"), labelled("p0", n=1), labelled("p0", "hand", n=2), labelled("p1")]
     dealt = split_by_group(images, FRACTIONS, 0)

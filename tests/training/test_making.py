@@ -73,6 +73,7 @@ def section(card: str, title: str) -> str:
     return card.split(f"### {title}\n")[1].split("\n#")[0]
 
 
+@pytest.mark.requirement("TRN-04")
 def test_model_card_counts_the_test_images(trained: tuple[Bundle, Path]) -> None:
     table = section(trained[0].model_card, "Other patients of the training sources")
     assert re.search(r"^\| disc \| ours \| 4 \| 100\.0 % \(40-100\) \|", table, re.M)
@@ -80,6 +81,7 @@ def test_model_card_counts_the_test_images(trained: tuple[Bundle, Path]) -> None
     assert re.search(r"^\| all \| all \| 8 \|", table, re.M)
 
 
+@pytest.mark.requirement("TRN-04")
 def test_model_card_s_verdicts_are_those_of_the_bundle(trained: tuple[Bundle, Path]) -> None:
     bundle, folder = trained
     images = read_manifest(folder / "images.csv", bundle.manifest.class_names)
@@ -133,6 +135,7 @@ def test_recalibrated_bundle_has_the_site_s_references_and_the_same_network(
     assert load_bundle(str(tmp_path / "new")).identity == new.identity != old.identity
 
 
+@pytest.mark.requirement("VER-09")
 def test_too_few_images_are_refused_with_the_number_needed(tiny_bundle_dir: Path, tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "disc", 60, 6, "site") + rows_of(tmp_path, "stripes", 40, 6, "site")
     csv = write_csv(tmp_path / "images.csv", rows)
