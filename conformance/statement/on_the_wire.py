@@ -22,6 +22,7 @@ from dicom_gam.sections import Destination, Source
 _USER_INFORMATION, _IMPLEMENTATION_CLASS, _IMPLEMENTATION_VERSION = 0x50, 0x52, 0x55
 _FIXED_BYTES = 68
 _TITLE = "STATEMENT"
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def proposals(files: Mapping[ResultRole, bytes]) -> dict[str, Proposal]:
     found: dict[str, Proposal] = {}
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
-        peer = {"name": "peer", "ae_title": _TITLE, "host": "127.0.0.1", "port": port}
+        peer = {"name": "peer", "ae_title": _TITLE, "host": "127.0.0.1", "port": port, "timeout_s": 5.0}
         destination, source = Destination.model_validate(peer), Source.model_validate(peer)
         compressing = Destination.model_validate(peer | {"jpeg_ls": True})
         every = list(files.values())
@@ -87,15 +88,18 @@ def _recorded(server: socket.socket, request: Callable[[], object]) -> Proposal:
 
 
 def _reject_one(server: socket.socket, bodies: list[bytes]) -> None:
-    server.settimeout(10.0)
-    connection, _ = server.accept()
-    with closing(connection):
-        connection.settimeout(10.0)
-        stream = connection.makefile("rb")
-        _, length = struct.unpack(">BxL", stream.read(6))
-        bodies.append(stream.read(length))
-        connection.sendall(encode_rejection(1, 1, 1))
-        stream.read(1)
+    server.settimeout(_PATIENCE_S)
+    while not bodies:
+        connection, _ = server.accept()
+        with closing(connection):
+            connection.settimeout(_PATIENCE_S)
+            stream = connection.makefile("rb")
+            head = stream.read(6)
+            if len(head) < 6:  # a look whether anyone is there, after an answer that took too long
+                continue
+            bodies.append(stream.read(struct.unpack(">BxL", head)[1]))
+            connection.sendall(encode_rejection(1, 1, 1))
+            stream.read(1)
 
 
 def _proposal(body: bytes) -> Proposal:

@@ -278,7 +278,7 @@ def test_the_attention_groups_point_to_the_overlay():
     source = dx_source()
     content, overlay = encoded(source)
     found = groups(dcmread(io.BytesIO(content.content)))
-    for group in ("attention verification", "attended region", "early feature verification"):
+    for group in ("attention verification", "attended region"):
         image = only(found[group], "130401")
         reference = image.ReferencedSOPSequence[0]
         assert (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) == (
@@ -286,6 +286,12 @@ def test_the_attention_groups_point_to_the_overlay():
             overlay.sop_instance_uid,
         )
         assert coded(only(found[group], "121071")) == ("130403", "DCM")
+
+
+def test_what_the_overlay_does_not_show_does_not_point_to_it():
+    early = groups(report())["early feature verification"]
+    assert children(early, "130401") == []
+    assert coded(only(early, "121071")) == ("EARLY_CHECK", "99DGAM")
 
 
 @pytest.mark.requirement("RES-06")

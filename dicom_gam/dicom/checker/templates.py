@@ -152,7 +152,7 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
             _EXPLANATION,
         )),
         "early feature verification": Group("1501", True, (
-            *_COMMON, _SOURCE, _finding(ONCE, _ACTIVATION), *_scores("early"), *_outcome("EARLY_CHECK"), _EXPLANATION,
+            *_COMMON, _SOURCE, _finding(ONCE, _own("EARLY_CHECK")), *_scores("early"), *_outcome("EARLY_CHECK"),
         )),
         "authenticity verification": Group("1501", False, (
             *_COMMON,

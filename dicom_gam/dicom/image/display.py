@@ -158,13 +158,13 @@ def _lut(
     None for a table that is not what its descriptor says.
     """
     descriptor = item.get("LUTDescriptor")
-    if not _are_integers(descriptor) or len(descriptor) != 3:
+    if not are_integers(descriptor) or len(descriptor) != 3:
         return None
     length, first, bits = (int(v) for v in descriptor)
     length = length % 65536 or 65536  # 0 stands for 65536, and more than 32767 may have been read as negative
     if signed and first >= 32768:
         first -= 65536
-    entries = _entries(item, length, bits, little=bool(dataset.original_encoding[1]))
+    entries = lut_entries(item.get("LUTData"), length, bits, little=bool(dataset.original_encoding[1]))
     if entries is None or not 1 <= bits <= 16:
         return None
     # Descriptors that promise fewer bits than the table uses are met in the field; the table is what counts.
@@ -173,14 +173,13 @@ def _lut(
     return entries[index].astype(np.float64), float(largest)
 
 
-def _entries(item: Dataset, length: int, bits: int, *, little: bool) -> NDArray[Any] | None:
-    """The entries of LUT Data, which is text-book US, or OW bytes of one or two for each entry."""
-    data = item.get("LUTData")
+def lut_entries(data: object, length: int, bits: int, *, little: bool) -> NDArray[Any] | None:
+    """The entries of LUT Data, which is text-book US, or OW bytes of one or two for each entry; None for too few."""
     order = "<" if little else ">"
     if isinstance(data, bytes):
         size = 1 if bits <= 8 and len(data) < 2 * length else 2
         return np.frombuffer(data, f"{order}u{size}", length) if len(data) >= size * length else None
-    if not _are_integers(data):
+    if not are_integers(data):
         return None
     words = np.asarray(data, np.int64).astype(f"{order}u2")
     if len(words) < length and bits <= 8:  # two 8-bit entries in each word
@@ -188,7 +187,7 @@ def _entries(item: Dataset, length: int, bits: int, *, little: bool) -> NDArray[
     return words[:length] if len(words) >= length else None
 
 
-def _are_integers(value: Any) -> bool:
+def are_integers(value: Any) -> bool:
     """Whether a value is a list of integers (pydicom makes plain lists of LUT descriptors)."""
     return isinstance(value, MultiValue | list) and all(isinstance(v, int) for v in value)
 

@@ -7,12 +7,11 @@ decoded radiograph, so its header went through `display`; what is unusable here 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.valuerep import format_number_as_ds
 
 from dicom_gam.dicom.image.acceptance import integer, items
+from dicom_gam.dicom.image.display import are_integers, lut_entries
 from dicom_gam.dicom.image.part10 import PYDICOM_ERRORS
 from dicom_gam.dicom.result.reference import numbers, texts
 
@@ -92,11 +91,11 @@ def _lut(source: Dataset, keyword: str, *, signed: bool, least_bits_scaled: bool
         descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
     except PYDICOM_ERRORS:
         return None
-    if not _are_integers(descriptor) or len(descriptor) != 3:
+    if not are_integers(descriptor) or len(descriptor) != 3:
         return None
     length, first, bits = (int(value) for value in descriptor)
     length = length % 65536 or 65536  # 0 stands for 65536, and more than 32767 may have been read as negative
-    entries = _entries(data, length, bits, little=bool(source.original_encoding[1]))
+    entries = lut_entries(data, length, bits, little=bool(source.original_encoding[1]))
     if entries is None or not 1 <= bits <= 16:
         return None
     first = first - 65536 if signed and first >= 32768 else first
@@ -111,20 +110,3 @@ def _lut(source: Dataset, keyword: str, *, signed: bool, least_bits_scaled: bool
     table.add_new("LUTDescriptor", "SS" if first < 0 else "US", values)
     table.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
     return table
-
-
-def _entries(data: object, length: int, bits: int, *, little: bool) -> NDArray[np.int64] | None:
-    order = "<" if little else ">"
-    if isinstance(data, bytes):
-        size = 1 if bits <= 8 and len(data) < 2 * length else 2
-        return np.frombuffer(data, f"{order}u{size}", length).astype(np.int64) if len(data) >= size * length else None
-    if not _are_integers(data):
-        return None
-    words = np.asarray(data, np.int64).astype(f"{order}u2")
-    if len(words) < length and bits <= 8:  # two 8-bit entries in each word
-        words = np.frombuffer(words.tobytes(), np.uint8)
-    return words[:length].astype(np.int64) if len(words) >= length else None
-
-
-def _are_integers(value: object) -> bool:
-    return isinstance(value, MultiValue | list) and all(isinstance(v, int) for v in value)

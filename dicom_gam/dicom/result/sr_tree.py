@@ -105,10 +105,10 @@ def build_tree(shape: Shape, values: Values) -> Dataset:
     tree = _Tree(shape, values)
     groups = [
         tree.classification(),
-        tree.check_group("attention", "attention verification"),
+        tree.attention(),
         *(tree.attended_region(name) for name in region_names(shape.regions)),
         tree.check_group("early", "early feature verification"),
-        tree.authenticity(),
+        tree.check_group("authenticity", "authenticity verification"),
         tree.overall_verdict(),
     ]
     report = hd.MeasurementReport(
@@ -160,18 +160,18 @@ class _Tree:
         probability = self._measurement(codes.CLASS_PROBABILITY, "probability")
         return self._group("classification", "input", finding, [probability, *self._scores("input")], evaluations)
 
-    def check_group(self, check: CheckName, name: str) -> hd.MeasurementsAndQualitativeEvaluations:
-        """One comparison with the reference, with the picture that shows what was compared."""
-        group = self._group(name, check, codes.CLASS_ACTIVATION, self._scores(check), self._result(check))
+    def attention(self) -> hd.MeasurementsAndQualitativeEvaluations:
+        """The comparison of the attention map with the reference, with the picture that shows what was compared."""
+        scores, result = self._scores("attention"), self._result("attention")
+        group = self._group("attention verification", "attention", codes.CLASS_ACTIVATION, scores, result)
         group[0].ContentSequence.append(self._explanation())
         return group
 
-    def authenticity(self) -> hd.MeasurementsAndQualitativeEvaluations | None:
-        """Whether the image looks like an exposure; None where it was not looked at."""
-        if not self._checks("authenticity"):
+    def check_group(self, check: CheckName, name: str) -> hd.MeasurementsAndQualitativeEvaluations | None:
+        """A check that no picture shows; None for an image that it did not look at, where it is optional."""
+        if check == "authenticity" and not self._checks(check):
             return None
-        scores, result = self._scores("authenticity"), self._result("authenticity")
-        return self._group("authenticity verification", "authenticity", codes.AUTHENTICITY_CHECK, scores, result)
+        return self._group(name, check, codes.CHECKS[check], self._scores(check), self._result(check))
 
     def attended_region(self, name: str) -> hd.PlanarROIMeasurementsAndQualitativeEvaluations:
         """TID 1410, for one connected part."""
