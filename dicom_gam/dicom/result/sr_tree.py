@@ -82,8 +82,8 @@ def region_names(count: int) -> list[str]:
 
 def group_names(regions: int, *, authenticity: bool) -> list[str]:
     """The measurement groups of a tree, in their order."""
-    names = ["classification", "attention verification", *region_names(regions), "early feature verification"]
-    return [*names, *(["authenticity verification"] if authenticity else []), "overall verdict"]
+    names = ["overall verdict", "classification", "attention verification", *region_names(regions)]
+    return [*names, "early feature verification", *(["authenticity verification"] if authenticity else [])]
 
 
 def encoded_tree(shape: Shape, values: Values) -> bytes:
@@ -103,13 +103,13 @@ def _template(shape: Shape, kinds: tuple[tuple[str, Kind], ...]) -> EncodedTempl
 def build_tree(shape: Shape, values: Values) -> Dataset:
     """Build the root of the tree with its children (TID 1500)."""
     tree = _Tree(shape, values)
-    groups = [
+    groups = [  # the verdict first, for who reads from the top
+        tree.overall_verdict(),
         tree.classification(),
         tree.attention(),
         *(tree.attended_region(name) for name in region_names(shape.regions)),
         tree.check_group("early", "early feature verification"),
         tree.check_group("authenticity", "authenticity verification"),
-        tree.overall_verdict(),
     ]
     report = hd.MeasurementReport(
         observation_context=hd.ObservationContext(observer_device_context=device_observer(shape.bundle)),
