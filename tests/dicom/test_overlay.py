@@ -427,6 +427,7 @@ def test_dice_is_not_told_beside_iou_for_it_says_the_same():
         (88.0, 30.0, "max", "attention IoU 88.00 > 30.00"),
         (0.004, 0.001, "max", "attention IoU 0.0040 > 0.0010"),
         (math.nan, 0.5, "min", "attention IoU could not be measured"),
+        (1.96e-08, 0.00784, "max", "attention IoU <0.0001 ≤ 0.00784"),
     ],
 )
 def test_a_figure_has_as_many_digits_as_tell_it_from_its_threshold(value, threshold, bound, words):

@@ -14,6 +14,7 @@ from dicom_gam.wording import DEFAULT_LABELS, LabelSettings, drawable
 NO_BREAK = "\u00a0"
 _MOST_FAILURES = 3  # figures spelled out; the report has them all
 _LONGEST_NOTE = 300  # characters
+_LEAST = 0.0001
 _SHOWN_ON_PASS = ("input.garbage_probability", "attention.iou", "early.iou")
 _REPEATS = {"attention.dice": "attention.iou", "early.dice": "early.iou"}  # Dice is a function of IoU
 _NAMED_BY_LABEL: Mapping[str, str] = MappingProxyType(  # the others are a check's label and a standard name, as IoU
@@ -85,7 +86,12 @@ def figure_name(name: str, labels: LabelSettings) -> str:
 
 
 def _apart(value: float, other: float) -> str:
-    """`value` to two decimals, or to as many more as tell it from `other`, and at least two significant digits."""
+    """`value` to two decimals, or to as many more as tell it from `other`, and at least two significant digits.
+
+    What is next to nothing beside `other` is said to be less than so much, for nobody reads 1.96e-08 at a glance.
+    """
+    if 0 < value < _LEAST <= other / 10:
+        return f"<{_LEAST}"
     for digits in range(2, 7):
         text = f"{value:.{digits}f}"
         small = 0 < min(abs(value), abs(other)) < 10.0 ** (1 - digits)
@@ -126,7 +132,7 @@ def _figures(verification: Verification, labels: LabelSettings) -> str:
         if math.isfinite(m.threshold) and m.threshold > 0:
             parts.append(comparison(m, labels))
         else:  # an overlap of less than nothing can't be shown
-            parts.append(_kept(f"{figure_name(m.name, labels)} {_apart(m.value, m.threshold)}"))
+            parts.append(_kept(f"{figure_name(m.name, labels)} {m.value:.2f}"))
     return ", ".join(parts)
 
 
