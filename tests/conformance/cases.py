@@ -24,14 +24,13 @@ from dicom_gam.config import IntakeSettings, OutputSettings
 from dicom_gam.dicom.image.decode import decode_radiograph, read_instance
 from dicom_gam.dicom.result.reference import PATIENT_AND_STUDY
 from dicom_gam.dicom.result.results import encode_results
-from dicom_gam.records import Rejection, ResultObject, ResultRole, Verdict
+from dicom_gam.records import Rejection, ResultObject, ResultRole
 from tests.conformance.oddities import ODDITIES, SECRET, Oddity
 from tests.conformance.sources import KINDS, uid
 from tests.dicom.example_results import BUNDLE, CONCEPTS, CREATED, SETTINGS_DIGEST, prediction, thorax, verification
 from tests.dicom.radiograph_files import NATIVE
 
 IDENTITY = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName")  # never edited
-VERDICTS: tuple[str, ...] = tuple(str(verdict) for verdict in Verdict)
 ROLES: tuple[ResultRole, ...] = ("sr", "overlay", "region", "presentation", "rejection")
 _LARGE = 10**6  # pixels; a smaller image is drawn, a larger one enlarged, which is faster
 
@@ -65,14 +64,14 @@ def every_case() -> Iterator[Case]:
     """The whole matrix, oddity by oddity."""
     for name, oddity in ODDITIES.items():
         for kind in oddity.kinds:
-            for verdict in VERDICTS:
+            for verdict in oddity.verdicts:
                 yield Case(kind, name, verdict)
 
 
 def every_oddity_once() -> Iterator[Case]:
     """A slice in which every oddity occurs, and kinds and verdicts take turns."""
     for i, (name, oddity) in enumerate(ODDITIES.items()):
-        yield Case(oddity.kinds[i % len(oddity.kinds)], name, VERDICTS[(i // 2) % len(VERDICTS)])
+        yield Case(oddity.kinds[i % len(oddity.kinds)], name, oddity.verdicts[(i // 2) % len(oddity.verdicts)])
 
 
 def source_file(case: Case) -> bytes:

@@ -17,13 +17,16 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from dicom_gam.records import Reason, ResultReference, ResultRole
+from dicom_gam.records import Reason, ResultReference, ResultRole, Verdict
 from tests.conformance.sources import DIGITAL, KINDS, uid
 
 Change = Callable[[Dataset], None]
 SECRET = "Secret"  # stands in every private attribute, and so may stand in no result
 _PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge")
 _STUDY = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription")
+
+
+VERDICTS: tuple[str, ...] = tuple(str(verdict) for verdict in Verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Oddity:
     found: Mapping[str, object] = field(default_factory=dict)  # of the verification
     predecessors: tuple[ResultReference, ...] = ()
     absent: tuple[ResultRole, ...] = ()  # objects that there is no reason for
+    verdicts: tuple[str, ...] = VERDICTS  # those it can have
 
 
 def put(ds: Dataset, **values: bytes) -> None:
@@ -416,7 +420,8 @@ _RESULTS = {
     "nothing attended": Oddity(found=_NOTHING_ATTENDED, absent=("region",)),
     "everything attended": Oddity(found={"attention_map": np.ones((7, 7), np.float32)}),
     "two regions attended": Oddity(found={"attention_map": np.eye(8, dtype=np.float32)[[0, 1, 2, 7, 7, 7, 7, 0]]}),
-    "no number": Oddity(found={"alpha": float("nan"), "score": float("inf")}),
+    # Without a false-alarm rate nothing passes, and the checker holds it against a report that says so.
+    "no number": Oddity(found={"alpha": float("nan"), "score": float("inf")}, verdicts=("FAIL", "REJECT")),
     "notes": Oddity(found={"notes": ("BodyPartExamined says HAND, but the image looks like chest", "größer \\ жñ 😀")}),
     "an institution with an umlaut": Oddity(output={"institution_name": "Klinikum Köln", "manufacturer": "Müller"}),
 }

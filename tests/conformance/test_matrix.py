@@ -15,9 +15,9 @@ from dicom_gam.dicom.image.acceptance import ACCEPTED_SOP_CLASSES
 from dicom_gam.dicom.image.decode import decode_radiograph, read_instance
 from tests.conformance import archive as archives
 from tests.conformance.archive import Archive
-from tests.conformance.cases import ROLES, VERDICTS, Case, every_case, every_oddity_once, results_of, source_file
+from tests.conformance.cases import ROLES, Case, every_case, every_oddity_once, results_of, source_file
 from tests.conformance.matrix import chosen
-from tests.conformance.oddities import ODDITIES
+from tests.conformance.oddities import ODDITIES, VERDICTS
 from tests.conformance.sources import KINDS
 from tests.conformance.validators import complaints, opened, say, validated
 from tests.end_to_end.peers import Orthanc, free_port
