@@ -50,7 +50,8 @@ conformance-matrix: $(STAMP) system-packages
 
 # Which test shows which requirement, and what it said last: runs every test.
 traceability: $(STAMP) system-packages
-	$(MAKE) test PYTEST_ARGS="--requirements-record conformance/requirements-record.json"
+	$(BIN)/python -m conformance.traceability
+	-$(MAKE) test PYTEST_ARGS="--requirements-record=conformance/requirements-record.json"
 	$(BIN)/python -m conformance.traceability
 
 # What readers see: OHIF, Orthanc's preview, dsr2html, dcmj2pnm. Needs node, npm and chromium.

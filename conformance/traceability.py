@@ -1,7 +1,7 @@
 """Write TRACEABILITY.md, requirement by requirement, with tests and last results: `python -m conformance.traceability`.
 
 Requirements are those of requirements.toml; which test shows which stands in the tests, as markers, and is read from
-their source; the results are those of a run of `pytest --requirements-record conformance/requirements-record.json`.
+their source; the results are those of a run of `pytest --requirements-record=conformance/requirements-record.json`.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _result(identifier: str, tests: Sequence[str], record: Record) -> str:
 def main() -> int:
     """Write the document, or with `--check` say whether it is in step."""
     parser = argparse.ArgumentParser(description="Write conformance/TRACEABILITY.md.")
-    parser.add_argument("--record", type=Path, default=RECORD, help="what `pytest --requirements-record` wrote")
+    parser.add_argument("--record", type=Path, default=RECORD, help="what `pytest --requirements-record=FILE` wrote")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the document is not in step")
     arguments = parser.parse_args()
     areas, requirements = read_requirements()

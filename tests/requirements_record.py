@@ -1,4 +1,4 @@
-"""A pytest plugin that records which requirement was shown by which test: `pytest --requirements-record FILE`.
+"""A pytest plugin that records which requirement was shown by which test: `pytest --requirements-record=FILE`.
 
 The file holds no times, so that a run with the same outcomes writes the same file. It works under xdist.
 """

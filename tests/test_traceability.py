@@ -82,7 +82,7 @@ def test_every_recorded_test_is_still_there_and_still_shows_the_requirement(mark
     recorded = {
         (identifier, test) for identifier, found in read_record().requirements.items() for test in found["tests"]
     }
-    assert recorded - there == set(), "run the suite with --requirements-record anew"
+    assert recorded - there == set(), "run `make traceability`"
 
 
 def test_the_document_is_in_step_with_requirements_markers_and_record(marked):

@@ -51,7 +51,7 @@ def test_a_defect_is_told_with_its_file_name_place_and_message(tmp_path):
     paths = write(tmp_path, control("a p-value in percent"))
     answer = run(*paths)
     assert answer.exit_code == 1
-    line = f"{paths[0]}: wrong-units: 126010[1].125007[6].P_COMBINED[1]: {DEFECTS['wrong-units']}"
+    line = f"{paths[0]}: wrong-units: 126010[1].125007[1].P_COMBINED[1]: {DEFECTS['wrong-units']}"
     assert line in answer.stdout.splitlines()
 
 
