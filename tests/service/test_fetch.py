@@ -122,8 +122,10 @@ def test_an_interruption_by_hand_leaves_no_half_file_and_is_in_the_audit_log(web
 
     def interrupt(uid):
         if uid == "1.2.3.2":
-            os.kill(os.getpid(), signal.SIGINT)
-            over.wait(20)
+            for _ in range(4):  # Python drops an interrupt that comes while it clears up an object
+                os.kill(os.getpid(), signal.SIGINT)
+                if over.wait(5):
+                    return
 
     archive.before = interrupt
     try:
