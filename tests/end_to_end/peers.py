@@ -66,9 +66,20 @@ class Orthanc:
     """
 
     def __init__(self, folder: Path, node_port: int, **more) -> None:
-        self.http, self.dicom = free_port(), free_port()
         self._folder = folder
         folder.mkdir(parents=True)
+        for left in (2, 1, 0):  # somebody else may take a free port before Orthanc does
+            self._configure(node_port, more)
+            try:
+                self.start()
+                break
+            except AssertionError:
+                if not left or self._process.poll() is None:
+                    raise
+
+    def _configure(self, node_port: int, more) -> None:
+        self.http, self.dicom = free_port(), free_port()
+        folder = self._folder
         settings = {
             "Name": "test",
             "StorageDirectory": str(folder / "storage"),
@@ -85,12 +96,11 @@ class Orthanc:
             "DicomModalities": {"node": [NODE_AE, "127.0.0.1", node_port]},
         } | more
         (folder / "orthanc.json").write_text(json.dumps(settings))
-        self.start()
 
     def start(self) -> None:
-        self._log = (self._folder / "orthanc.log").open("a")
         command = [program("Orthanc"), str(self._folder / "orthanc.json")]
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+        with (self._folder / "orthanc.log").open("a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(self._is_up, what="Orthanc's start")
 
     def _is_up(self) -> bool:
@@ -120,7 +130,6 @@ class Orthanc:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(20)
-        self._log.close()
 
 
 class NodeProcess:
