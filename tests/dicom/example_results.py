@@ -246,3 +246,13 @@ def bare_source() -> Dataset:
     ds.StudyInstanceUID = "1.2.826.0.1.3680043.10.999.4.1"
     ds.SeriesInstanceUID = "1.2.826.0.1.3680043.10.999.4.2"
     return ds
+
+
+ODD_VERIFICATIONS = {
+    "degenerate map": {"attention_status": "degenerate", "attention_map": np.zeros((8, 8), np.float32)},
+    "no number": {"checks": (check("input"), check("attention", False), check("early")), "alpha": float("nan")},
+    "everywhere": {"attention_map": np.ones((7, 7), np.float32)},
+    "edge to edge": {"attention_map": np.tile(np.linspace(0, 1, 9, dtype=np.float32), (5, 1))},
+    "no checks": {"checks": ()},
+    "fine map": {"attention_map": blob(56, 48)},
+}

@@ -23,9 +23,9 @@ from tests.dicom.example_results import (
     BUNDLE,
     CONCEPTS,
     CREATED,
+    ODD_VERIFICATIONS,
     SETTINGS_DIGEST,
     bare_source,
-    blob,
     check,
     dx_source,
     encoded,
@@ -72,13 +72,7 @@ def test_the_results_of_every_source_are_clean(source, verdict):
     assert check_results(files(SOURCES[source](), verdict, settings=plain)) == ()
 
 
-ODDITIES = {
-    "degenerate map": {"attention_status": "degenerate", "attention_map": np.zeros((8, 8), np.float32)},
-    "no number": {"checks": (check("input"), check("attention", False), check("early")), "alpha": float("nan")},
-    "everywhere": {"attention_map": np.ones((7, 7), np.float32)},
-    "edge to edge": {"attention_map": np.tile(np.linspace(0, 1, 9, dtype=np.float32), (5, 1))},
-    "no checks": {"checks": ()},
-    "fine map": {"attention_map": blob(56, 48)},
+ODDITIES = ODD_VERIFICATIONS | {
     "infinite threshold": {"checks": (replace(check("input"), threshold=float("inf")),)},
 }
 

@@ -22,7 +22,7 @@ from pydicom.uid import (
 from dicom_gam.config import IntakeSettings, OutputSettings
 from dicom_gam.dicom.image.acceptance import Refused, refuse_unaccepted
 from dicom_gam.dicom.image.decode import decode_radiograph, read_instance
-from dicom_gam.dicom.result.attended_region import attended_outline
+from dicom_gam.dicom.result.attended_region import attended_parts
 from dicom_gam.dicom.result.presentation_state import build_presentation_state
 from dicom_gam.dicom.result.result_file import result_file_bytes
 from dicom_gam.records import Radiograph, Reason
@@ -295,7 +295,7 @@ def test_outline_and_words_stay_inside_the_image(rows, columns):
     points = np.reshape(graphic.GraphicData, (-1, 2))
     assert points.min() >= 0
     assert (points.max(0) <= (columns, rows)).all()
-    expected = attended_outline(blob(), rows, columns)
+    expected = attended_parts(blob(), rows, columns)[0].outline
     np.testing.assert_allclose(points, expected, rtol=1e-6)
 
 

@@ -20,7 +20,7 @@ from skimage.draw import polygon2mask
 
 from dicom_gam.config import IntakeSettings, OutputSettings
 from dicom_gam.dicom.image.acceptance import Refused, refuse_unaccepted
-from dicom_gam.dicom.result.attended_region import attended_outline
+from dicom_gam.dicom.result.attended_region import attended_parts
 from dicom_gam.dicom.result.region import build_region
 from dicom_gam.dicom.result.result_file import result_file_bytes
 from dicom_gam.records import Radiograph, Reason
@@ -109,7 +109,7 @@ def test_a_block_of_the_map_covers_the_pixels_that_it_lies_on():
 @pytest.mark.parametrize(("rows", "columns"), [(300, 260), (32, 32), (500, 80), (33, 501)])
 def test_the_mask_is_what_the_report_outlines(rows, columns):
     ds = region(sized(rows, columns))
-    outline = attended_outline(blob(), rows, columns)
+    outline = attended_parts(blob(), rows, columns)[0].outline
     enclosed = polygon2mask((rows, columns), outline[:, ::-1] - 0.5)
     assert ds.pixel_array.shape == (rows, columns)
     assert np.mean(ds.pixel_array.astype(bool) != enclosed) < 0.01

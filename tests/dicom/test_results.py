@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -22,9 +21,8 @@ from dicom_gam.records import BundleIdentity, Reason, ResultObject
 from tests.dicom.example_results import (
     BUNDLE,
     CREATED,
+    ODD_VERIFICATIONS,
     bare_source,
-    blob,
-    check,
     dx_source,
     encoded,
     mg_source,
@@ -91,20 +89,10 @@ def test_the_results_are_valid_dicom(source, sr, verdict, tmp_path):
         assert objections(item, tmp_path, inherited) == set()
 
 
-ODDITIES = {
-    "degenerate map": {"attention_status": "degenerate", "attention_map": np.zeros((8, 8), np.float32)},
-    "no number": {"checks": (check("input"), check("attention", False), check("early")), "alpha": float("nan")},
-    "everywhere": {"attention_map": np.ones((7, 7), np.float32)},
-    "edge to edge": {"attention_map": np.tile(np.linspace(0, 1, 9, dtype=np.float32), (5, 1))},
-    "no checks": {"checks": ()},
-    "fine map": {"attention_map": blob(56, 48)},
-}
-
-
 @pytest.mark.requirement("RES-02")
-@pytest.mark.parametrize("oddity", ODDITIES)
+@pytest.mark.parametrize("oddity", ODD_VERIFICATIONS)
 def test_odd_verifications_give_valid_dicom(oddity, tmp_path):
-    for item in encoded(dx_source(), "FAIL", **ODDITIES[oddity]):
+    for item in encoded(dx_source(), "FAIL", **ODD_VERIFICATIONS[oddity]):
         assert objections(item, tmp_path) == set()
 
 

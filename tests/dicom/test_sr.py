@@ -15,7 +15,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from dicom_gam.config import OutputSettings
 from dicom_gam.dicom.result import codes
-from dicom_gam.dicom.result.attended_region import attended_outline
+from dicom_gam.dicom.result.attended_region import attended_parts
 from dicom_gam.dicom.result.result_file import series_of
 from dicom_gam.dicom.result.results import encode_results
 from dicom_gam.errors import EncodingError
@@ -299,7 +299,7 @@ def test_the_attended_region_is_outlined_on_the_source_image():
     region = only(groups(report())["attended region"], "111030")
     assert (region.ValueType, region.GraphicType) == ("SCOORD", "POLYLINE")
     np.testing.assert_allclose(
-        np.reshape(region.GraphicData, (-1, 2)), attended_outline(blob(), *thorax().shape), rtol=1e-6
+        np.reshape(region.GraphicData, (-1, 2)), attended_parts(blob(), *thorax().shape)[0].outline, rtol=1e-6
     )
     image = region.ContentSequence[0]
     assert (image.RelationshipType, image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) == (

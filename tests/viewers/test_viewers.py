@@ -59,7 +59,7 @@ def hung(*display_sets: dict) -> dict:
     """What OHIF's configuration makes of a study's display sets, computed by the configuration itself."""
     node = shutil.which("node")
     if node is None:
-        pytest.skip("node is missing: install the Debian package nodejs")
+        pytest.fail("node is missing: install the Debian package nodejs")
     command = [node, str(Path(__file__).with_name("hanging.js")), str(CONFIGURATION)]
     made = subprocess.run(
         command, input=json.dumps(display_sets), capture_output=True, text=True, timeout=60, check=False

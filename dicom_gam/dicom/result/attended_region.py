@@ -65,12 +65,6 @@ def attended_parts(attention_map: NDArray[np.float32], rows: int, columns: int) 
     return tuple(parts)
 
 
-def attended_outline(attention_map: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float64] | None:
-    """The outline of the largest attended part; None when there is none."""
-    parts = attended_parts(attention_map, rows, columns)
-    return parts[0].outline if parts else None
-
-
 def _outlined(
     fine: NDArray[np.float32], part: NDArray[np.bool_], rows: int, columns: int
 ) -> NDArray[np.float64] | None:

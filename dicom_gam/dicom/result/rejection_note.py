@@ -13,9 +13,9 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from dicom_gam.dicom.result import codes
 from dicom_gam.dicom.result.overlay_text import comparison
-from dicom_gam.dicom.result.result_file import Origin, hierarchy, new_result
+from dicom_gam.dicom.result.result_file import Origin, hierarchy, new_result, placed
 from dicom_gam.dicom.result.sr_tree import concept, device_observer
-from dicom_gam.records import ResultReference, Verification
+from dicom_gam.records import Verification
 
 SERIES_NUMBER = 9806
 _MOST_FIGURES = 3  # the report has them all
@@ -32,7 +32,7 @@ def build_rejection_note(origin: Origin, verification: Verification) -> Dataset:
         description="AI rejection note",
     )
     note.ReferencedPerformedProcedureStepSequence = []
-    note.CurrentRequestedProcedureEvidenceSequence = hierarchy([_source(origin.reference)])
+    note.CurrentRequestedProcedureEvidenceSequence = hierarchy([placed(origin.reference)])
     content = ko.KeyObjectSelection(
         document_title=concept(codes.QUALITY_ISSUE),
         referenced_objects=[origin.reference],
@@ -65,10 +65,4 @@ def _description(verification: Verification) -> str:
         f"{codes.VERDICT_WORDS[verification.verdict]}. "
         f"Rejected: {', '.join(figures) or 'unlike the images that the AI is for'}. "
         "The AI gives no result for this image. The image itself is unchanged and stays available for reading."
-    )
-
-
-def _source(reference: Dataset) -> ResultReference:
-    return ResultReference(
-        reference.StudyInstanceUID, reference.SeriesInstanceUID, reference.SOPClassUID, reference.SOPInstanceUID
     )

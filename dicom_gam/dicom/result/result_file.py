@@ -113,6 +113,13 @@ def reference_item(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     return item
 
 
+def placed(instance: Dataset) -> ResultReference:
+    """Where an instance lies, by its own attributes."""
+    return ResultReference(
+        instance.StudyInstanceUID, instance.SeriesInstanceUID, instance.SOPClassUID, instance.SOPInstanceUID
+    )
+
+
 def hierarchy(references: Sequence[ResultReference]) -> list[Dataset]:
     """References by study and series (PS3.3 C.17.2.1, Hierarchical SOP Instance Reference Macro)."""
     studies: dict[str, dict[str, list[Dataset]]] = {}

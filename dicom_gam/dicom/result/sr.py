@@ -12,10 +12,10 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 from dicom_gam.dicom.result import codes
 from dicom_gam.dicom.result.attended_region import AttendedPart, attended_parts
 from dicom_gam.dicom.result.encoded_template import Value
-from dicom_gam.dicom.result.result_file import Origin, code_item, hierarchy, new_result
+from dicom_gam.dicom.result.result_file import Origin, code_item, hierarchy, new_result, placed
 from dicom_gam.dicom.result.sr_tree import CheckShape, Shape, encoded_tree, group_names, qualifier, region_names
 from dicom_gam.dicom.uids import tracking_uid
-from dicom_gam.records import CodedConcept, Prediction, ResultReference, Verdict, Verification
+from dicom_gam.records import CodedConcept, Prediction, Verdict, Verification
 
 SERIES_NUMBER = 9801
 SOP_CLASSES = {"comprehensive-3d": Comprehensive3DSRStorage, "comprehensive": ComprehensiveSRStorage}
@@ -47,8 +47,7 @@ def build_sr(
     report.PreliminaryFlag = "FINAL"
     report.ReferencedPerformedProcedureStepSequence = []
     report.PerformedProcedureCodeSequence = []
-    evidence = [_placed(origin.reference.StudyInstanceUID, image) for image in (origin.reference, overlay)]
-    report.CurrentRequestedProcedureEvidenceSequence = hierarchy(evidence)
+    report.CurrentRequestedProcedureEvidenceSequence = hierarchy([placed(origin.reference), placed(overlay)])
     if origin.predecessors:  # Type 1C: present only where there are some (PS3.3 C.17.2)
         report.PredecessorDocumentsSequence = hierarchy(origin.predecessors)
     _begin_tree(report)
@@ -184,7 +183,3 @@ def _coding_schemes(finding: CodedConcept, origin: Origin) -> list[Dataset]:
     if origin.bundle.manufacturer:
         of_bundle.CodingSchemeResponsibleOrganization = origin.text(origin.bundle.manufacturer)
     return [own, of_bundle]
-
-
-def _placed(study_instance_uid: str, image: Dataset) -> ResultReference:
-    return ResultReference(study_instance_uid, image.SeriesInstanceUID, image.SOPClassUID, image.SOPInstanceUID)
