@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+
+from dicom_gam.dicom.result.reference import texts
 
 # Each gives the vertical figure first: the distance between rows, then between columns.
 _TELLING = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
@@ -21,7 +21,7 @@ def pixel_aspect(dataset: Dataset) -> float:
     holds two positive numbers within a factor of 5 of each other; 1.0 where none does.
     """
     for keyword in _TELLING:
-        numbers = [_number(text) for text in _texts(dataset, keyword)]
+        numbers = [_number(text) for text in texts(dataset, keyword)]
         if len(numbers) == 2 and all(numbers):
             aspect = numbers[0] / numbers[1]
             if 1 / _MOST <= aspect <= _MOST:
@@ -29,24 +29,7 @@ def pixel_aspect(dataset: Dataset) -> float:
     return 1.0
 
 
-def _texts(dataset: Dataset, keyword: str) -> list[str]:
-    """The values as they are written, read without pydicom's validation, whose warnings would quote them."""
-    if keyword not in dataset:
-        return []
-    element: Any = dataset.get_item(keyword)
-    value = element.value
-    if isinstance(element, RawDataElement):
-        return bytes(value or b"").decode("latin-1").split("\\")
-    if isinstance(value, str):
-        return value.split("\\")
-    try:
-        return [str(item) for item in value]
-    except TypeError:  # one number, or nothing
-        return []
-
-
 def _number(text: str) -> float:
     """A positive finite number, or 0."""
-    text = text.strip(" \0")
     number = float(text) if _NUMBER.fullmatch(text) else 0.0
     return number if number < float("inf") else 0.0
