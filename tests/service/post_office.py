@@ -104,7 +104,7 @@ class PostOffice:
         for courier in self._couriers:
             courier.loop.stop()
         for courier in self._couriers:
-            assert courier.loop.join(10)
+            assert courier.loop.join(30)  # it may wait out its time limit to send, to release and to abort
         self.audit.close()
         self.database.close()
 
