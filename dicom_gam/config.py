@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from dicom_gam.errors import ConfigError
+from dicom_gam.oversight_sections import AtnaSettings, AuditSettings, NotificationSettings, WebSettings
 from dicom_gam.records import ResultRole
 from dicom_gam.sections import (
     AccessSettings,
@@ -160,6 +161,10 @@ class Settings(Section):
     tls: TlsSettings = TlsSettings()
     decoding: DecodingSettings = DecodingSettings()
     retention: RetentionSettings = RetentionSettings()
+    audit: AuditSettings = AuditSettings()
+    atna: AtnaSettings = AtnaSettings()
+    web: WebSettings = WebSettings()
+    notifications: NotificationSettings = NotificationSettings()
     destinations: tuple[Destination, ...] = ()
     sources: tuple[Source, ...] = ()
     rules: tuple[Rule, ...] = ()
@@ -201,14 +206,26 @@ class Settings(Section):
         """What was set, for a process of our own, which reads it by `model_validate_json`."""
         return self.model_dump_json(exclude_unset=True)
 
-    def result_digest(self) -> str:
-        """SHA-256 of the settings that shape a result; part of every result's UID and audit record."""
+    def shaping(self) -> str:
+        """The settings that shape a result, as canonical JSON; `shaped_by` reads it back."""
         shaping = {
             "intake": self.intake.model_dump(mode="json"),
             "output": self.output.model_dump(mode="json"),
             "bf16": self.processing.bf16,
         }
-        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
+        return json.dumps(shaping, sort_keys=True)
+
+    def result_digest(self) -> str:
+        """SHA-256 of the settings that shape a result; part of every result's UID and audit record."""
+        return hashlib.sha256(self.shaping().encode()).hexdigest()
+
+    def shaped_by(self, shaping: str) -> Settings:
+        """These settings with what shapes a result taken from an earlier `shaping`. Raises ConfigError."""
+        kept = json.loads(shaping)
+        table = self.model_dump(mode="json", exclude_unset=True)
+        table |= {"intake": kept["intake"], "output": kept["output"]}
+        table["processing"] = table.get("processing", {}) | {"bf16": kept["bf16"]}
+        return settings_from(table, "the settings that were kept with the result")
 
 
 def load_settings(path: Path) -> Settings:

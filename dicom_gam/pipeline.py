@@ -78,6 +78,7 @@ class Pipeline:
             skipped=decision.skipped,
             rule=decision.rule,
             destinations=decision.destinations,
+            header=decoded.header,
         )
         if isinstance(decoded.outcome, Rejection):
             return replace(result, rejection=decoded.outcome)

@@ -87,6 +87,20 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What people look an image up by, as its header says it; empty where it says nothing. A patient's data."""
+
+    patient_name: str = ""
+    patient_id: str = ""
+    accession_number: str = ""
+    study_instance_uid: str = ""
+    study_date: str = ""
+    study_description: str = ""
+    modality: str = ""
+    body_part_examined: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What the rules say about one instance: `rule` is the name of the first that matches, empty for none.
 
@@ -127,10 +141,14 @@ class Radiograph:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """One task after decoding: what the rules decided, and what the file became; None exactly when it is skipped."""
+    """One task after decoding: what the rules decided, and what the file became; None exactly when it is skipped.
+
+    `header` is None when the file could not even be parsed.
+    """
 
     decision: Decision
     outcome: Radiograph | Rejection | None
+    header: ImageHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +314,7 @@ class AIResult:
     Either `rejection` is set (the input never became a radiograph; no objects), or `prediction`, `verification` and
     `objects` are. `error` is set instead when our own code failed on this image; its neighbours are not affected.
     `skipped` is set instead when no result is wanted, and says why. `rule` names the rule that decided, empty for none;
-    `destinations` are those it sends to, None for all.
+    `destinations` are those it sends to, None for all. `header` is None when the file could not be parsed.
     """
 
     instance: ReceivedInstance
@@ -312,6 +330,7 @@ class AIResult:
     skipped: str | None = None
     rule: str = ""
     destinations: tuple[str, ...] | None = None
+    header: ImageHeader | None = None
 
     @property
     def outcome(self) -> str:

@@ -53,29 +53,31 @@ def read_destinations(store: Store, destinations: Sequence[Destination]) -> list
     ]
 
 
-def pause(store: Store, destinations: Sequence[Destination], name: str, why: str) -> None:
+def pause(store: Store, destinations: Sequence[Destination], name: str, why: str, *, by: str = "") -> None:
     """Have nothing sent to it after the object in hand. Raises ConfigError when no destination has this name."""
     _check(store, destinations, name)
-    store.audit.append("destination.paused", destination=name, why=why, by=_operator())
+    store.audit.append("destination.paused", destination=name, why=why, by=by or operator())
     store.outbox.pause(name, why, time.time())
 
 
-def resume(store: Store, destinations: Sequence[Destination], name: str) -> bool:
+def resume(store: Store, destinations: Sequence[Destination], name: str, *, by: str = "") -> bool:
     """End a pause; False when there was none. Raises ConfigError when there is no destination of this name."""
     _check(store, destinations, name)
     if store.outbox.paused(name) is None:
         return False
-    store.audit.append("destination.resumed", destination=name, by=_operator())
+    store.audit.append("destination.resumed", destination=name, by=by or operator())
     return store.outbox.resume(name)
 
 
-def retry(store: Store, destinations: Sequence[Destination], name: str, job_id: str | None = None) -> list[Delivery]:
+def retry(
+    store: Store, destinations: Sequence[Destination], name: str, job_id: str | None = None, *, by: str = ""
+) -> list[Delivery]:
     """Send dead letters again as if never tried, and what waits at once; return the dead letters.
 
     Raises ConfigError when there is no destination of this name.
     """
     _check(store, destinations, name)
-    store.audit.append("destination.retried", destination=name, job_id=job_id, by=_operator())
+    store.audit.append("destination.retried", destination=name, job_id=job_id, by=by or operator())
     return store.outbox.revive(name, time.time(), job_id)
 
 
@@ -87,6 +89,7 @@ def dismiss(
     job_id: str | None = None,
     *,
     everything: bool = False,
+    by: str = "",
 ) -> list[Delivery]:
     """Do without dead letters for good, or (`everything`) without all that is undelivered; return what they were.
 
@@ -98,7 +101,7 @@ def dismiss(
         msg = f"{name} may be sent to this very moment: pause it first (dicom-gam destinations pause {name} --why ...)"
         raise ConfigError(msg)
     store.audit.append(
-        "destination.dismissed", destination=name, job_id=job_id, everything=everything, why=why, by=_operator()
+        "destination.dismissed", destination=name, job_id=job_id, everything=everything, why=why, by=by or operator()
     )
     return store.outbox.dismiss(name, time.time(), job_id, everything=everything)
 
@@ -117,7 +120,8 @@ def _kind(destination: Destination) -> str:
     return "C-STORE" + (" over TLS" if destination.tls else "") + (" + commitment" if destination.commitment else "")
 
 
-def _operator() -> str:
+def operator() -> str:
+    """Who gives a command on this machine: the name of the user that runs it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from dicom_gam.errors import DicomGamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How a worker thread fares: `step_s` is how long the step in hand has been running, None between steps.
+
+    `failure` is what the last step failed with, empty when it did not.
+    """
+
+    name: str
+    alive: bool
+    step_s: float | None
+    failure: str
 
 
 class Loop:
@@ -21,6 +38,9 @@ class Loop:
         self._step = step
         self._failed = failed
         self._pause_s = pause_s
+        self._step_began: float | None = None
+        self._failure = ""
+        self._name = name
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -49,13 +69,23 @@ class Loop:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def pulse(self) -> Pulse:
+        """Say how the thread fares."""
+        began = self._step_began
+        step_s = None if began is None else time.monotonic() - began
+        return Pulse(self._name, self._thread.is_alive(), step_s, self._failure)
+
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._step_began = time.monotonic()
             try:
                 wait_s = self._step()
+                self._failure = ""
             except Exception as error:  # the outermost loop: nothing may end the thread
                 self._failed(error)
+                self._failure = str(error) if isinstance(error, DicomGamError) else describe(error)
                 wait_s = self._pause_s
+            self._step_began = None
             self._woken.wait(wait_s)
             self._woken.clear()
 

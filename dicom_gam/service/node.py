@@ -17,12 +17,14 @@ import dicom_gam
 from dicom_gam.dicom.scp.listener import open_port
 from dicom_gam.dicom.scu.destination import send as send_over_network
 from dicom_gam.errors import ConfigError, DicomGamError
+from dicom_gam.service.evidence import keep_settings
 from dicom_gam.service.front_door import make_listener, refuse_wide_open
 from dicom_gam.service.outbox import Courier
 from dicom_gam.service.receivers import Receivers
 from dicom_gam.service.result_check import check_before_sending
 from dicom_gam.service.retention import Keeper
 from dicom_gam.service.store import AUDIT_FILE, database_of, hold_intake, make_folder, open_store, own
+from dicom_gam.service.vitals import Vitals
 from dicom_gam.service.worker import Worker
 from dicom_gam.storage.audit import verify
 from dicom_gam.storage.sqlite import Database, SqliteAuditHead
@@ -68,6 +70,8 @@ class Node:
         self._check = check
         self._stopped = threading.Event()
         self._started = False
+        self._started_at = 0.0
+        self._receivers_alive: Callable[[], int] = lambda: 0
         self._open = ExitStack()
 
     def start(self) -> None:
@@ -88,6 +92,7 @@ class Node:
                 loop.start()
             self._open = stack.pop_all()
         self._started = True
+        self._started_at = time.time()
 
     def stop(self, drain: bool = False) -> None:
         """Accept nothing more, finish the batch in hand (with `drain`: all waiting jobs), close.
@@ -148,6 +153,17 @@ class Node:
         """How many deliveries are in each state, by destination."""
         return self._store.outbox.counts()
 
+    def vitals(self) -> Vitals:
+        """How the node's threads and receivers fare, for whoever watches."""
+        return Vitals(
+            started_at=self._started_at,
+            accepting=self._started,
+            receivers=self._receivers_alive(),
+            receivers_wanted=self._settings.node.receivers,
+            loops=tuple(loop.pulse() for loop in self._loops()),
+            about=self._about,
+        )
+
     def drift_readings(self) -> list[DriftReading]:
         """The drift of every sender's images, bundle by bundle."""
         return self._store.drift.readings()
@@ -189,6 +205,7 @@ class Node:
             receivers = Receivers(self._settings, listening, self._worker.loop.wake, self._receiver_lost)
             self._close_door = receivers.stop
             receivers.start()
+            self._receivers_alive = receivers.alive
         stack.callback(self._close_door)
 
     def _receiver_lost(self, status: int) -> None:
@@ -216,6 +233,7 @@ class Node:
             self._store.outbox,
             self._store.drift,
             self._store.results,
+            self._store.evidence,
             self._store.audit,
             finished=self._wake_couriers,
         )
@@ -262,6 +280,7 @@ class Node:
         return len(strays)
 
     def _record_start(self) -> None:
+        keep_settings(self._settings, self._store.evidence)
         self._store.audit.append(
             "node.started",
             version=dicom_gam.__version__,

@@ -47,6 +47,11 @@ class Receivers:
             for number in range(settings.node.receivers)
         ]
 
+    def alive(self) -> int:
+        """How many of the processes are running now."""
+        with self._lock:
+            return sum(process.poll() is None for process in self._processes)
+
     def start(self) -> None:
         """Start all and wait until they accept associations. Raises ConfigError with a receiver's own words."""
         self._processes = [self._launch() for _ in self._threads]

@@ -23,6 +23,7 @@ from dicom_gam.storage.sqlite import Database, SqliteAuditHead
 from dicom_gam.storage.sqlite_drift import SqliteDrift
 from dicom_gam.storage.sqlite_jobs import SqliteJobQueue
 from dicom_gam.storage.sqlite_outbox import SqliteOutbox
+from dicom_gam.storage.sqlite_oversight import SqliteReviews
 
 if TYPE_CHECKING:
     from dicom_gam.config import Settings
@@ -44,10 +45,12 @@ class Store:
         stack.callback(self.audit.close)
         self.inbox = FolderBlobs(self.folder / "inbox", node.minimum_free_bytes)
         self.results = FolderBlobs(self.folder / "results")
+        self.evidence = FolderBlobs(self.folder / "evidence")
         rule = drift_rule(drift.false_alarm_rate) if drift.enabled else None
         self.jobs = SqliteJobQueue(self.database, self.inbox.path, rule)
         self.drift = SqliteDrift(self.database)
         self.outbox = SqliteOutbox(self.database)
+        self.reviews = SqliteReviews(self.database)
         self.closing = ExitStack()
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dicom_gam.dicom.result.result_file import series_of
+from dicom_gam.storage.rows import SIMILARITIES, JobFigures
 
 if TYPE_CHECKING:
     from dicom_gam.records import AIResult, Check, Measurement, Prediction, Verification
@@ -52,6 +53,21 @@ def result_summary(result: AIResult) -> dict[str, Any]:
     if result.verification is not None:
         summary["verification"] = _verification(result.verification)
     return summary
+
+
+def result_figures(result: AIResult) -> JobFigures:
+    """The few figures that are shown over time."""
+    bundle = (result.bundle.name, result.bundle.version, result.bundle.digest)
+    verification = result.verification
+    if verification is None:
+        return JobFigures(*bundle)
+    measured = {item.name: _finite(item.value) for item in verification.measurements}
+    similarities = {name: measured.get(f"attention.{name}") for name in SIMILARITIES}
+    return JobFigures(*bundle, verification.rank.class_name, _finite(verification.p_value), similarities)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:

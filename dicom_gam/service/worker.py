@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from dicom_gam.errors import AuditError, DicomGamError, StorageError
 from dicom_gam.records import AIResult, Task
 from dicom_gam.service.drift import announce_alarms, drift_sample
+from dicom_gam.service.evidence import keep_evidence
 from dicom_gam.service.loop import Loop, describe
 from dicom_gam.service.reprocess import predecessors, unchanged
-from dicom_gam.service.summary import result_summary
+from dicom_gam.service.summary import result_figures, result_summary
 from dicom_gam.storage.rows import Conclusion, NewDelivery
 from dicom_gam.storage.states import JobEvent, JobState
 
@@ -49,6 +50,7 @@ class Worker:
         outbox: Outbox,
         drift: DriftStore,
         results: Blobs,
+        evidence: Blobs,
         audit: AuditTrail,
         finished: Callable[[], None],
     ) -> None:
@@ -60,6 +62,7 @@ class Worker:
         self._outbox = outbox
         self._drift = drift
         self._results = results
+        self._evidence = evidence
         self._audit = audit
         self._finished = finished
         self._in_hand: list[Job] = []
@@ -112,7 +115,7 @@ class Worker:
         if result.error is not None:
             self._failed(job, result.error)
             return
-        summary = result_summary(result)
+        summary = result_summary(result) | keep_evidence(result, self._evidence)
         event, reason, message = _conclude(result)
         names = self._names(result)
         same = unchanged(job, result, names, self._jobs, self._outbox, self._results)
@@ -121,7 +124,10 @@ class Worker:
         else:  # it has been counted and sent before
             summary["unchanged_since_job"] = same.made_by
             message, deliveries, sample = same.message, same.deliveries, None
-        conclusion = Conclusion(event, result.outcome, reason, message, result.study_instance_uid, summary, result.rule)
+        study = result.study_instance_uid or (result.header.study_instance_uid if result.header else "")
+        conclusion = Conclusion(
+            event, result.outcome, reason, message, study, summary, result.rule, result.header, result_figures(result)
+        )
         # The record comes first: no result leaves the house without one. A crash in between repeats it, truthfully.
         self._audit.append(_RECORDS[event], job_id=job.job_id, attempt=job.attempts, **summary)
         if not self._jobs.finish(job.lease, conclusion, deliveries, time.time(), sample):

@@ -140,5 +140,61 @@ CREATE TABLE unreachable_destinations (
   cause TEXT NOT NULL
 ) STRICT;
 """
-LAYOUTS = (_JOBS, _DRIFT, _FRONT_DOOR)  # each adds to the one before; an older database gets what it lacks
+_SIMILARITIES = ("iou", "dice", "ssim", "cosine", "pearson", "kl", "wasserstein")
+_MEASURED = (
+    "(SELECT CASE WHEN typeof(json_extract(m.value, '$.value')) IN ('real', 'integer')"
+    " THEN json_extract(m.value, '$.value') END"
+    " FROM json_each(result, '$.verification.checks') AS c, json_each(c.value, '$.measurements') AS m"
+    " WHERE json_extract(m.value, '$.name') = 'attention.{}')"
+)
+_FIGURE = "CASE WHEN typeof(json_extract(result, '{0}')) IN ('real', 'integer') THEN json_extract(result, '{0}') END"
+_OVERSIGHT = f"""
+CREATE TABLE job_headers (
+  number INTEGER PRIMARY KEY REFERENCES jobs (number),
+  patient_name TEXT NOT NULL,
+  patient_id TEXT NOT NULL,
+  accession_number TEXT NOT NULL,
+  study_date TEXT NOT NULL,
+  study_description TEXT NOT NULL,
+  modality TEXT NOT NULL,
+  body_part_examined TEXT NOT NULL
+) STRICT;
+CREATE INDEX headers_by_name ON job_headers (patient_name COLLATE NOCASE);
+CREATE INDEX headers_by_id ON job_headers (patient_id COLLATE NOCASE);
+CREATE INDEX headers_by_accession ON job_headers (accession_number COLLATE NOCASE);
+CREATE TABLE job_figures (
+  number INTEGER PRIMARY KEY REFERENCES jobs (number),
+  finished_at REAL NOT NULL,
+  sender TEXT NOT NULL,
+  bundle_name TEXT NOT NULL,
+  bundle_version TEXT NOT NULL,
+  bundle_digest TEXT NOT NULL,
+  class_name TEXT NOT NULL,
+  outcome TEXT NOT NULL,
+  p_value REAL,
+  {", ".join(f"{name} REAL" for name in _SIMILARITIES)}
+) STRICT;
+INSERT INTO job_figures SELECT number, finished_at, calling_ae_title,
+  coalesce(json_extract(result, '$.bundle.name'), ''), coalesce(json_extract(result, '$.bundle.version'), ''),
+  coalesce(json_extract(result, '$.bundle.digest'), ''),
+  coalesce(json_extract(result, '$.verification.rank.class_name'), ''), outcome,
+  {_FIGURE.format("$.verification.p_value")},
+  {", ".join(_MEASURED.format(name) for name in _SIMILARITIES)}
+  FROM jobs WHERE result IS NOT NULL AND finished_at IS NOT NULL;
+CREATE INDEX figures_by_time ON job_figures (finished_at);
+CREATE TABLE reviews (
+  review_id INTEGER PRIMARY KEY AUTOINCREMENT,
+  job_id TEXT NOT NULL REFERENCES jobs (job_id),
+  kind TEXT NOT NULL,
+  class_name TEXT NOT NULL,
+  words TEXT NOT NULL,
+  reviewer TEXT NOT NULL,
+  reviewed_at REAL NOT NULL
+) STRICT;
+CREATE INDEX reviews_of_jobs ON reviews (job_id);
+CREATE INDEX reviews_by_kind ON reviews (kind, review_id);
+CREATE INDEX job_outcomes ON jobs (outcome, number);
+CREATE INDEX jobs_of_senders ON jobs (calling_ae_title, received_at);
+"""  # noqa: S608 (constants only)
+LAYOUTS = (_JOBS, _DRIFT, _FRONT_DOOR, _OVERSIGHT)  # each adds to the one before; an older database gets what it lacks
 SCHEMA_VERSION = len(LAYOUTS)

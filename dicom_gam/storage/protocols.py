@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         PurgedImage,
         Receipt,
         ResultUse,
+        Review,
+        ReviewKind,
         StoredBlob,
     )
     from dicom_gam.storage.states import DeliveryState, JobState
@@ -201,6 +203,19 @@ class Outbox(Protocol):
 
     def counts(self) -> dict[str, dict[DeliveryState, int]]:
         """How many deliveries are in each state, by destination."""
+
+
+class Reviews(Protocol):
+    """What people said about results."""
+
+    def add(self, review: Review) -> int:
+        """Keep what a person said; return its number. Raises StorageError when there is no such job."""
+
+    def of_job(self, job_id: str) -> list[Review]:
+        """Return what was said about a job's result, oldest first."""
+
+    def all_of(self, kinds: Iterable[ReviewKind]) -> list[Review]:
+        """Return every review of these kinds, oldest first."""
 
 
 class DriftStore(Protocol):

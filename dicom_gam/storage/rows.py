@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from dicom_gam.records import ReceivedInstance
+    from dicom_gam.records import ImageHeader, ReceivedInstance
 
 
 class ReceiptKind(StrEnum):
@@ -85,6 +85,50 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class JobFigures:
+    """The few figures of a result that are shown over time; None where there is none, or it is not a finite number.
+
+    `similarities` are those of the attention check, by the names in `SIMILARITIES`.
+    """
+
+    bundle_name: str
+    bundle_version: str
+    bundle_digest: str
+    class_name: str = ""
+    p_value: float | None = None
+    similarities: Mapping[str, float | None] = field(default_factory=dict)
+
+
+SIMILARITIES = ("iou", "dice", "ssim", "cosine", "pearson", "kl", "wasserstein")
+
+
+class ReviewKind(StrEnum):
+    """What a person says about a result. The last two take it off the list of what needs attention."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    COMMENT = "comment"
+    DISMISSED = "dismissed"  # seen, nothing more is to be done
+    OVERRIDDEN = "overridden"  # the reader's own judgement counts; what was sent stays as it is
+
+
+CLOSING_REVIEWS = frozenset({ReviewKind.DISMISSED, ReviewKind.OVERRIDDEN})
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a person said about the result of a job. `class_name` is what they see in the image, empty if not said."""
+
+    job_id: str
+    kind: ReviewKind
+    reviewer: str
+    reviewed_at: float
+    class_name: str = ""
+    words: str = ""
+    review_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Conclusion:
     """How a job ends. `event` is FINISH, REJECT, SKIP or GIVE_UP; `result` is JSON-ready."""
 
@@ -95,6 +139,8 @@ class Conclusion:
     study_instance_uid: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
     rule: str = ""
+    header: ImageHeader | None = None
+    figures: JobFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)

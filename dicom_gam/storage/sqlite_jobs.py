@@ -10,6 +10,7 @@ from dicom_gam.storage.rows import Job, Lease, Receipt, ReceiptKind
 from dicom_gam.storage.sqlite import CLOCK_SLACK_S
 from dicom_gam.storage.sqlite_drift import record_drift
 from dicom_gam.storage.sqlite_outbox import insert_deliveries
+from dicom_gam.storage.sqlite_oversight import record_oversight
 from dicom_gam.storage.states import JOB_TRANSITIONS, JobEvent, JobState, next_state
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class SqliteJobQueue:
                  conclusion.rule, lease.job_id, lease.token, JobState.PROCESSING.value),
             ).rowcount  # fmt: skip
             if held:
+                record_oversight(connection, lease.job_id, conclusion, now)
                 insert_deliveries(connection, lease.job_id, deliveries)
                 if drift is not None and self._drift_rule is not None:
                     record_drift(connection, self._drift_rule, drift, now)

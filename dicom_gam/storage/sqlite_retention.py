@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dicom_gam.storage.rows import PurgedImage, ResultUse
+from dicom_gam.storage.sqlite_oversight import forget_headers
 from dicom_gam.storage.states import DeliveryState, JobState
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class SqliteRetention:
 
 
 def _mark(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row], now: float) -> list[PurgedImage]:
+    forget_headers(connection, [row["number"] for row in rows])
     connection.executemany("UPDATE jobs SET purged_at = ? WHERE number = ?", [(now, row["number"]) for row in rows])
     return [PurgedImage(row["job_id"], row["blob"], row["size_bytes"]) for row in rows]
 

@@ -14,6 +14,7 @@ from dicom_gam.dicom.image.acceptance import PixelLayout, Refused, read_layout, 
 from dicom_gam.dicom.image.display import display
 from dicom_gam.dicom.image.part10 import (
     HEADER_LIMIT,
+    PYDICOM_ERRORS,
     Part10,
     encoded_header,
     inflate_pixels,
@@ -23,7 +24,7 @@ from dicom_gam.dicom.image.part10 import (
 )
 from dicom_gam.dicom.image.stored_pixels import pixel_digest, read_stored_pixels
 from dicom_gam.errors import StorageError
-from dicom_gam.records import Decision, Decoded, Radiograph, Reason, ReceivedInstance, Rejection
+from dicom_gam.records import Decision, Decoded, ImageHeader, Radiograph, Reason, ReceivedInstance, Rejection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,17 @@ Decide = Callable[["Dataset", ReceivedInstance, str], Decision]
 
 _META_LIMIT = 1024**2  # file meta information is well below a kilobyte
 _WIDEST_PIXEL = 2  # bytes
+_LONGEST_TEXT = 256  # characters of a value that people look images up by
+_LOOKED_UP_BY = {
+    "patient_name": "PatientName",
+    "patient_id": "PatientID",
+    "accession_number": "AccessionNumber",
+    "study_instance_uid": "StudyInstanceUID",
+    "study_date": "StudyDate",
+    "study_description": "StudyDescription",
+    "modality": "Modality",
+    "body_part_examined": "BodyPartExamined",
+}
 
 
 def read_instance(
@@ -97,25 +109,43 @@ def decode_with_header(
     instance: ReceivedInstance, bundle: str, settings: Settings, decide: Decide
 ) -> tuple[Decoded, bytes]:
     """As `decode_task`; and the radiograph's encoded header, empty when there is no radiograph."""
-    decision = Decision()
+    decision, header = Decision(), None
     try:
         file = _read_bounded(instance.path, settings.intake)
         _check_digest(file, instance)
         part10 = read_part10(file)
+        header = image_header(part10.dataset)
         unaccepted = _unaccepted(part10, settings.intake)
         if unaccepted is not None and unaccepted.rejection.reason is Reason.OWN_RESULT:
             raise unaccepted  # before any rule: results must never go round in a loop
         decision = decide(part10.dataset, instance, bundle)
         if decision.skipped is not None:
-            return Decoded(decision, None), b""
+            return Decoded(decision, None, header), b""
         if unaccepted is not None:
             raise unaccepted
         radiograph = _radiograph(instance, file, part10, settings.intake)
     except OSError as error:
         raise _disk_failed(error) from error
     except Refused as refused:
-        return Decoded(decision, refused.rejection), b""
-    return Decoded(decision, radiograph), encoded_header(file, part10)
+        return Decoded(decision, refused.rejection, header), b""
+    return Decoded(decision, radiograph, header), encoded_header(file, part10)
+
+
+def image_header(dataset: Dataset) -> ImageHeader:
+    """What people look an image up by; a value that can't be read as text counts as empty, and the rest is cut."""
+    found = {name: _text(dataset, keyword) for name, keyword in _LOOKED_UP_BY.items()}
+    if not is_uid(found["study_instance_uid"]):
+        found["study_instance_uid"] = ""
+    return ImageHeader(**found)
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    try:
+        value = dataset.get(keyword)
+        text = "" if value is None else str(value)
+    except PYDICOM_ERRORS:
+        return ""
+    return "".join(char for char in text if char.isprintable()).strip()[:_LONGEST_TEXT]
 
 
 def _unaccepted(part10: Part10, intake: IntakeSettings) -> Refused | None:

@@ -32,7 +32,7 @@ from dicom_gam.dicom.image.decoder_channel import (
 from dicom_gam.dicom.image.part10 import HEADER_LIMIT, read_header
 from dicom_gam.dicom.image.rules import decide
 from dicom_gam.errors import DicomGamError, StorageError
-from dicom_gam.records import Decision, Decoded, Radiograph, Reason, Rejection
+from dicom_gam.records import Decision, Decoded, ImageHeader, Radiograph, Reason, Rejection
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -144,7 +144,7 @@ class _Decoder:
     def decode(self, task: Task) -> Decoded:
         """Decode one image. Raises StorageError, or DicomGamError when no process can be started."""
         process = self._ready()
-        decided: list[Decision] = []
+        decided: list[tuple[Decision, ImageHeader]] = []
         timeout_s = self._settings.decoding.timeout_s
         try:
             outcome = self._ask(process, task, decided, time.monotonic() + timeout_s)
@@ -153,7 +153,8 @@ class _Decoder:
             outcome = _too_slow(timeout_s)
         except (EOFError, OSError, LookupError, TypeError, ValueError):  # it is gone, or speaks nonsense
             outcome = _died(process.end())
-        return Decoded(decided[0] if decided else Decision(), outcome)
+        decision, header = decided[0] if decided else (Decision(), None)
+        return Decoded(decision, outcome, header)
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -173,14 +174,14 @@ class _Decoder:
         return _Process(self._settings, self._command)
 
     def _ask(
-        self, process: _Process, task: Task, decided: list[Decision], deadline: float
+        self, process: _Process, task: Task, decided: list[tuple[Decision, ImageHeader]], deadline: float
     ) -> Radiograph | Rejection | None:
         channel = process.channel
         instance = asdict(task.instance) | {"path": os.fspath(task.instance.path)}
         send_message(channel, {"instance": instance, "bundle": task.bundle}, deadline)
         answer = receive_message(channel, deadline)
         if "decision" in answer:
-            decided.append(_decision(answer["decision"]))
+            decided.append((_decision(answer["decision"]), ImageHeader(**answer["looked_up_by"])))
             answer = receive_message(channel, deadline)
         if "rejection" in answer:
             return Rejection(Reason(answer["rejection"]["reason"]), answer["rejection"]["message"])

@@ -8,7 +8,7 @@ before them; pixels and header go into shared memory that the parent makes, so i
     settings                    →
                                 ←   {"ready"}
     {"instance", "bundle"}      →
-                                ←   {"decision"}, as soon as the rules have been asked
+                                ←   {"decision", "looked_up_by"}, as soon as the rules have been asked
                                 ←   {"skipped"}, {"rejection"}, {"disk"}, {"memory"} or {"fault"}; or:
                                 ←   {"rows", "columns", "header", "pixel_sha256", "stretched"}
     a descriptor of memory      →
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dicom_gam.config import Settings
-from dicom_gam.dicom.image.decode import decode_with_header
+from dicom_gam.dicom.image.decode import decode_with_header, image_header
 from dicom_gam.dicom.image.decoder_channel import PIXEL_TYPE, receive_memory, receive_message, send_message
 from dicom_gam.dicom.image.rules import decide
 from dicom_gam.errors import StorageError
@@ -78,7 +78,7 @@ def _serve(channel: socket.socket, request: dict[str, Any], settings: Settings) 
 def _answer(channel: socket.socket, request: dict[str, Any], settings: Settings) -> None:
     def tell(dataset: Dataset, instance: ReceivedInstance, bundle: str) -> Decision:
         decision = decide(settings.rules, dataset, instance, bundle, settings.processing.bundle)
-        send_message(channel, {"decision": asdict(decision)})
+        send_message(channel, {"decision": asdict(decision), "looked_up_by": asdict(image_header(dataset))})
         return decision
 
     try:
