@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +22,19 @@ os.environ["PATH"] = os.pathsep.join([*_others, _own])
 hypothesis.settings.register_profile("gate", derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", derandomize=False, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector look only through what the tests make: with torch loaded the rest takes it a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def garbage_collected() -> Iterator[None]:
+    """Have the garbage collector complain within the test that made the garbage."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

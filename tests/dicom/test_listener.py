@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import random
 import re
@@ -36,14 +35,10 @@ CR = "1.2.840.10008.5.1.4.1.1.1"
 SAMPLE = "CT_small.dcm"
 
 # pynetdicom leaves the socket of a torn connection to the garbage collector (transport.py, _shutdown_socket).
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def garbage_collected():
-    """Have the garbage collector complain within the test that made the garbage."""
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
+    pytest.mark.usefixtures("garbage_collected"),
+]
 
 
 @pytest.fixture

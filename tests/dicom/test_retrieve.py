@@ -1,6 +1,5 @@
 """Getting studies: what is wanted, what is refused, and archives that misbehave in each of the usual ways."""
 
-import gc
 import socket
 import threading
 import time
@@ -27,15 +26,16 @@ from tests.dicom.self_signed import self_signed
 CR, CT, SC = uids.ComputedRadiographyImageStorage, uids.CTImageStorage, uids.SecondaryCaptureImageStorage
 LITTLE = uids.ExplicitVRLittleEndian
 # pynetdicom leaves the socket of a refused or torn connection to the garbage collector (see tests/service/fakes.py).
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
+    pytest.mark.usefixtures("garbage_collected"),
+]
 
 
 @pytest.fixture(autouse=True)
 def servers_stop_quickly(monkeypatch):
     serve = ThreadedAssociationServer.serve_forever
     monkeypatch.setattr(ThreadedAssociationServer, "serve_forever", lambda server: serve(server, 0.02))
-    yield
-    gc.collect()  # so that the garbage complains here, where it is known, and not in another test
 
 
 class Inbox:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import io
 import shutil
@@ -38,6 +37,7 @@ MR_FILE = "MR_small.dcm"
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector (transport.py, _shutdown_socket).
 pytestmark = [
+    pytest.mark.usefixtures("garbage_collected"),
     pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
 ]
@@ -48,13 +48,6 @@ def servers_stop_quickly(monkeypatch):
     """pynetdicom's servers look twice a second whether they should stop, which adds up over many tests."""
     serve = ThreadedAssociationServer.serve_forever
     monkeypatch.setattr(ThreadedAssociationServer, "serve_forever", lambda server: serve(server, 0.02))
-
-
-@pytest.fixture(autouse=True)
-def garbage_collected():
-    """Have the garbage collector complain within the test that made the garbage."""
-    yield
-    gc.collect()
 
 
 def content(name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -48,13 +47,6 @@ def observed(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
     yield said.append
     report_failed = request.session.testsfailed
     assert said or report_failed, "a row of the fault matrix needs observed(...)"
-
-
-@pytest.fixture
-def garbage_collected() -> Iterator[None]:
-    """Have the garbage collector complain within the test that made the garbage."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,6 @@ def servers_stop_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """pynetdicom's servers look twice a second whether they should stop, which adds up over many tests."""
     serve = ThreadedAssociationServer.serve_forever
     monkeypatch.setattr(ThreadedAssociationServer, "serve_forever", lambda server: serve(server, 0.02))
-
-
-@pytest.fixture
-def garbage_collected() -> Iterator[None]:
-    """Have the garbage collector complain within the test that made the garbage."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
