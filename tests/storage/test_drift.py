@@ -200,7 +200,8 @@ OLD_JOB = """INSERT INTO jobs (job_id, state, blob, sop_class_uid, sop_instance_
 def test_a_database_of_an_earlier_layout_keeps_its_jobs_and_gains_what_is_new(tmp_path, layout):
     path = tmp_path / "old.sqlite"
     with sqlite3.connect(path) as connection:
-        connection.executescript(f"{' '.join(LAYOUTS[:layout])} {OLD_JOB}; PRAGMA user_version = {layout};")
+        before, since = LAYOUTS[: min(layout, 2)], LAYOUTS[2:layout]  # the job is older than the third layout
+        connection.executescript(f"{' '.join(before)} {OLD_JOB}; {' '.join(since)} PRAGMA user_version = {layout};")
     connection.close()
     later = Database(path)
     jobs = SqliteJobQueue(later, lambda name: tmp_path / name, Rule())
