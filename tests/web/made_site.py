@@ -38,19 +38,24 @@ def made_settings(folder: Path, **changes: dict[str, Any]) -> Settings:
 
 
 def made_store(settings: Settings, jobs: int = 40, seed: int = 1) -> Store:
-    """Open a new store and fill it: PASS, FAIL, REJECT, unusable, failed and waiting jobs, sent and dead deliveries."""
+    """Open a new store and fill it: PASS, FAIL, REJECT, unusable and failed jobs, sent and dead deliveries.
+
+    Two more jobs wait.
+    """
     store = open_store(settings, create=True)
     chance = random.Random(seed)
     now = time.time()
     for number in range(jobs):
         add_job(store, number, chance, now - (jobs - number) * min(600.0, 30 * DAY_S / jobs))
+    for number in range(jobs, jobs + 2):
+        receive(store, number, now - 30)
     return store
 
 
-def add_job(store: Store, number: int, chance: random.Random, received_at: float) -> str:
-    """Add one job; what becomes of it depends on its number alone. Every 20th waits still. Returns its ID."""
+def receive(store: Store, number: int, received_at: float) -> str:
+    """Add one job that waits; returns its ID."""
     job_id = uuid.uuid5(uuid.NAMESPACE_OID, f"job {number}").hex
-    sop = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'image {number}').int}"
+    sop = sop_of(number)
     instance = ReceivedInstance(
         Path("unused"), CR, sop, "1.2.840.10008.1.2.1", f"{number:064x}", 10_000_000 + number,
         SENDERS[number % 3], "DICOM_GAM", "10.0.0.7",
@@ -58,11 +63,18 @@ def add_job(store: Store, number: int, chance: random.Random, received_at: float
     store.jobs.add(NewJob(job_id, job_id, instance, received_at))
     store.audit.append("instance.stored", job_id=job_id, calling_ae_title=instance.calling_ae_title,
                        sop_instance_uid=sop, file_blake3=instance.digest, status="0000")  # fmt: skip
-    if number % 20 == 19:
-        return job_id
-    (job,) = [job for job in store.jobs.claim("made", 1, 1e9, received_at + 1) if job.job_id == job_id] or [None]
-    if job is None:  # an earlier one that waits was claimed instead
-        return job_id
+    return job_id
+
+
+def sop_of(number: int) -> str:
+    """The SOP Instance UID of image `number`."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'image {number}').int}"
+
+
+def add_job(store: Store, number: int, chance: random.Random, received_at: float) -> str:
+    """Add one finished job; what becomes of it depends on its number alone. Returns its ID."""
+    job_id, sop = receive(store, number, received_at), sop_of(number)
+    (job,) = store.jobs.claim("made", 1, 1e9, received_at + 1)
     conclusion, deliveries = made_conclusion(number, sop, chance)
     store.audit.append(_EVENTS[conclusion.event], job_id=job_id, attempt=1, **dict(conclusion.result))
     store.jobs.finish(job.lease, conclusion, deliveries, received_at + 2)
