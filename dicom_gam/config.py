@@ -10,6 +10,7 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -293,7 +294,7 @@ def _names_at(location: tuple[Any, ...]) -> list[str]:
 def _section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     """The section that a field holds, and whether it holds many of them."""
     many = get_origin(annotation) is tuple
-    kind = get_args(annotation)[0] if many else annotation
+    kind = get_args(annotation)[0] if many or isinstance(annotation, UnionType) else annotation
     return (kind, many) if isinstance(kind, type) and issubclass(kind, BaseModel) else (None, many)
 
 
