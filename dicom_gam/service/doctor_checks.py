@@ -12,10 +12,11 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from dicom_gam.service.audit_check import check_log, signatures_told
 from dicom_gam.service.doctor_case import duration, fail, ok, size, warn
 from dicom_gam.service.store import AUDIT_FILE
-from dicom_gam.storage.audit import verify
-from dicom_gam.storage.inspection import audit_head, destination_reports, faults, job_report, layout, log_bytes
+from dicom_gam.storage.audit_signing import KEY_FILE
+from dicom_gam.storage.inspection import destination_reports, faults, job_report, layout, log_bytes
 from dicom_gam.storage.layouts import SCHEMA_VERSION
 from dicom_gam.storage.states import OPEN_DELIVERY_STATES, DeliveryState, JobState
 
@@ -237,11 +238,21 @@ def _destination(report: DestinationReport, known: set[str]) -> Iterator[Finding
 
 
 def check_audit(case: Case) -> Iterator[Finding]:
-    """Whether no record of the audit log was edited, deleted or cut off."""
+    """Whether no record of the audit log was edited, deleted or cut off, and whether it is signed in time."""
     path = _current_database(case)
     if path is None:
         return
-    yield ok(f"{AUDIT_FILE}: {verify(case.folder / AUDIT_FILE, audit_head(path))} records, unbroken")
+    found = check_log(case.folder)
+    told = f"{AUDIT_FILE}: {found.records} records, unbroken, {signatures_told(found)}"
+    interval_s = case.settings.audit.checkpoint_interval_s
+    late = found.signed_at and time.time() - datetime.fromisoformat(found.signed_at).timestamp() > 2 * interval_s + 60
+    if case.runs and late:
+        yield warn(told, "it is overdue: see the node's log for `audit.checkpoint failed`")
+    else:
+        yield ok(told)
+    key = case.settings.audit.key or case.folder / KEY_FILE
+    if key.exists() and key.stat().st_mode & 0o077:
+        yield warn(f"{key} signs the audit log, and others than its owner may read it", f"chmod 600 {key}")
 
 
 def check_clock(case: Case) -> Iterator[Finding]:

@@ -7,35 +7,51 @@ Records hold UIDs, digests, figures and AE titles, never a patient's name or ID.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
+import logging
 import threading
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dicom_gam.errors import AuditError, StorageError
-from dicom_gam.storage.blobs import sync_folder, write_all
-from dicom_gam.storage.rows import HeadMark
+from dicom_gam.storage.audit_chain import (
+    CHECKPOINT,
+    GENESIS,
+    LONGEST_BYTES,
+    canonical,
+    digest,
+    moment,
+    record_line,
+    seconds_between,
+)
+from dicom_gam.storage.audit_recovery import NOTHING, End, recover
+from dicom_gam.storage.audit_segments import ActiveFile, closed_segments, identity
+from dicom_gam.storage.audit_verification import verify_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from dicom_gam.storage.audit_signing import Signer
     from dicom_gam.storage.protocols import AuditHead
+    from dicom_gam.storage.rows import HeadMark
 
-GENESIS = "0" * 64  # what the first record holds as its previous digest
-_FIELDS = {"number", "time", "event", "previous", "keys"}
+__all__ = ["GENESIS", "AuditLog", "records", "verify"]
+
+_log = logging.getLogger(__name__)
+
+CLOCK_SLACK_S = 1.0  # a clock that steps back by less than this is only being kept right
+_RETRY_BYTES = 1024**2  # after a file could not be closed it grows by this much before the next try
+_Event = tuple[str, "Mapping[str, Any]"]
 
 
 @dataclass(slots=True)
 class _Request:
     """Events of one caller that wait to be written together with those of others."""
 
-    events: Sequence[tuple[str, Mapping[str, Any]]]
+    events: Sequence[_Event]
     last_number: int = 0
     failure: StorageError | AuditError | None = None
     done: bool = False
@@ -44,7 +60,8 @@ class _Request:
 class AuditLog:
     """Appends to the log. Safe from any thread, and, by a lock on the file, from several processes.
 
-    Threads that arrive while one writes share the next write and its fsync.
+    Threads that arrive while one writes share the next write and its fsync. Only the log that was given a key
+    (`sign_with`) signs and begins new files; all others go on wherever it does.
     """
 
     def __init__(self, path: Path, head: AuditHead, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -54,22 +71,24 @@ class AuditLog:
         self._waiting: list[_Request] = []
         self._waiting_lock = threading.Lock()
         self._write_lock = threading.Lock()
-        self._mark = HeadMark(0, GENESIS, 0, 0)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._signer: Signer | None = None
+        self._segment_bytes = 0
+        self._rotate_at = 0
+        self._end = End(NOTHING, "")
+        self._file = ActiveFile(path)
         try:
-            self._descriptor = os.open(path, flags, 0o600)
-            sync_folder(path.parent)
-        except OSError as error:
-            msg = f"the audit log {path} can't be opened ({error.strerror}): give the service's user the right to write"
-            raise StorageError(msg) from error
-        try:
-            with self._locked():
-                recovered = self._catch_up()
-            if recovered:
-                self.append("audit.recovered", **recovered)
+            with self._file.locked():
+                repaired = self._catch_up(anew=True)
+                if repaired:
+                    self._write([_Request([("audit.recovered", repaired)])])
         except BaseException:
-            os.close(self._descriptor)
+            self._file.close()
             raise
+
+    def sign_with(self, signer: Signer, segment_bytes: int) -> None:
+        """Sign from now on, and begin a new file when one has grown beyond `segment_bytes`."""
+        with self._write_lock:
+            self._signer, self._segment_bytes, self._rotate_at = signer, segment_bytes, segment_bytes
 
     def append(self, event: str, **keys: Any) -> int:
         """Record one event and return its number; on return it survives a power cut.
@@ -78,10 +97,22 @@ class AuditLog:
         """
         return self.extend([(event, keys)])
 
-    def extend(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
+    def checkpoint(self) -> int:
+        """Sign the log as it stands, and return the number of the record that holds the signature. Raises as `append`.
+
+        Only after `sign_with`.
+        """
+        if self._signer is None:
+            msg = f"the audit log {self._path} has no key here: only the node signs it"
+            raise StorageError(msg)
+        return self.extend([(CHECKPOINT, {})])
+
+    def extend(self, events: Sequence[_Event]) -> int:
         """Record several events, one after the other, and return the last one's number."""
-        for _, keys in events:
-            _canonical(keys)  # what JSON can't hold fails here, and not for the callers that share a write
+        for event, keys in events:
+            if len(canonical(keys)) > LONGEST_BYTES // 2:  # what can't be held fails here, and not for those who share
+                msg = f"a record of {event} is too long for the audit log"
+                raise ValueError(msg)
         request = _Request(events)
         with self._waiting_lock:
             self._waiting.append(request)
@@ -97,18 +128,18 @@ class AuditLog:
     def close(self) -> None:
         """Close the file."""
         with self._write_lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+            self._file.close()
 
     def _commit(self, group: list[_Request]) -> None:
         try:
-            if self._descriptor < 0:
+            if self._file.closed:
                 msg = f"the audit log {self._path} is closed: the node has stopped"
                 raise StorageError(msg)
-            with self._locked():
-                self._catch_up()
-                self._write(group)
+            with self._file.locked() as another:
+                repaired = self._catch_up(anew=another)
+                if self._signer is not None and self._end.mark.end >= self._rotate_at:
+                    self._rotate()
+                self._write([*([_Request([("audit.recovered", repaired)])] if repaired else []), *group])
         except (StorageError, AuditError) as error:
             for request in group:
                 request.failure = error
@@ -118,158 +149,92 @@ class AuditLog:
                 if request.last_number == 0 and request.failure is None:  # an error that is not ours is on its way up
                     request.failure = StorageError(f"the audit log {self._path} was not written")
 
+    def _catch_up(self, *, anew: bool) -> dict[str, Any]:
+        """Bring `_end` to the end of the file; return what had to be repaired after a crash, empty for nothing."""
+        if not anew and self._end.mark.number > 0 and self._file.size() == self._end.mark.end:
+            return {}
+        self._end, repaired = recover(self._path, self._file, self._head.read())
+        return repaired
+
     def _write(self, group: list[_Request]) -> None:
-        before = mark = self._mark
+        before = end = self._end
         text = bytearray()
         for request in group:
             for event, keys in request.events:
-                line = _line(mark.number + 1, self._clock(), event, mark.sha256, keys)
-                start, end = mark.end, mark.end + len(line) + 1
-                mark = HeadMark(mark.number + 1, hashlib.sha256(line).hexdigest(), start, end)
-                text += line + b"\n"
-            request.last_number = mark.number
+                end = self._add(end, text, event, keys)
+            request.last_number = end.mark.number
         try:
-            write_all(self._descriptor, memoryview(text))
-            os.fsync(self._descriptor)
-            self._head.write(mark)
+            self._file.append(text)
+            self._head.write(end.mark)
         except (OSError, StorageError) as error:
             with suppress(OSError):
-                os.ftruncate(self._descriptor, before.end)
+                self._file.cut(before.mark.end)
             why = error.strerror if isinstance(error, OSError) else error
             msg = (
                 f"the audit log {self._path} can't be written ({why}): see to the disk, nothing is accepted until then"
             )
             raise StorageError(msg) from error
-        self._mark = mark
+        self._end = end
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+    def _add(self, end: End, text: bytearray, event: str, keys: Mapping[str, Any]) -> End:
+        """Put a record at the end of `text`, and before it, when the clock went back, one that says so."""
+        time = moment(self._clock())
+        if time < end.time:
+            by_s = seconds_between(time, end.time)
+            if by_s > CLOCK_SLACK_S:
+                end = self._add_line(end, text, time, "audit.clock_went_back", {"by_s": round(by_s, 3)})
+        if event == CHECKPOINT and self._signer is not None:
+            keys = self._signer.keys(end.mark.number, end.mark.sha256, time)
+        return self._add_line(end, text, time, event, keys)
+
+    @staticmethod
+    def _add_line(end: End, text: bytearray, time: str, event: str, keys: Mapping[str, Any]) -> End:
+        mark = end.mark
+        line = record_line(mark.number + 1, time, event, mark.sha256, keys)
+        text += line + b"\n"
+        after = mark.end + len(line) + 1
+        return End(replace(mark, number=mark.number + 1, sha256=digest(line), start=mark.end, end=after), time)
+
+    def _rotate(self) -> None:
+        """Close the file with a signature and begin the next; where the disk won't have it, go on with this one.
+
+        The order makes each step one that `recover` can go on from: second name, signature, head, new file.
+        """
+        first = self._end.mark.segment
         try:
-            yield
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def _catch_up(self) -> dict[str, Any]:
-        """Bring `_mark` to the end of the file; return what had to be repaired after a crash, empty for nothing."""
-        size = os.fstat(self._descriptor).st_size
-        if size == self._mark.end and self._mark.number > 0:
-            return {}
-        promised = self._head.read() or HeadMark(0, GENESIS, 0, 0)
-        self._check_promised(promised, size)
-        tail = os.pread(self._descriptor, size - promised.end, promised.end)
-        mark, used = promised, 0
-        for line in tail.splitlines(keepends=True):
-            if not line.endswith(b"\n") or _fault(line[:-1], mark.number + 1, mark.sha256):
-                break
-            start, used = mark.end, used + len(line)
-            mark = HeadMark(mark.number + 1, hashlib.sha256(line[:-1]).hexdigest(), start, start + len(line))
-        torn = tail[used:]
-        repaired: dict[str, Any] = {}
-        if torn:
-            repaired |= {"torn_file": self._move_aside(torn, mark), "torn_bytes": len(torn)}
-        if mark.number > promised.number:
-            repaired["records_ahead_of_head"] = mark.number - promised.number
-        self._mark = mark
-        return repaired
-
-    def _check_promised(self, promised: HeadMark, size: int) -> None:
-        whole = size >= promised.end
-        line = os.pread(self._descriptor, promised.end - promised.start, promised.start)
-        if whole and (promised.number == 0 or hashlib.sha256(line[:-1]).hexdigest() == promised.sha256):
-            return
-        _walk(self._path, promised, size)  # names the first bad record
-        msg = f"the audit log {self._path} does not agree with its head, though its chain is whole: restore both"
-        raise AuditError(msg, promised.number)
-
-    def _move_aside(self, torn: bytes, mark: HeadMark) -> str:
-        """Keep what a power cut left of a record, for whoever wants to look at it, and cut it off the log."""
-        aside = self._path.with_name(f"{self._path.name}.torn-{mark.number + 1}-{hashlib.sha256(torn).hexdigest()[:8]}")
-        try:
-            aside.write_bytes(torn)
-            os.ftruncate(self._descriptor, mark.end)
-            os.fsync(self._descriptor)
+            self._file.prepare_successor(first)
         except OSError as error:
-            msg = f"the audit log {self._path} can't be repaired after a crash ({error.strerror}): see to the disk"
-            raise StorageError(msg) from error
-        return aside.name
+            self._put_off(error)
+            return
+        try:
+            self._write([_Request([(CHECKPOINT, {})])])
+            self._file.switch()
+        except OSError as error:
+            self._file.abandon_successor(first)
+            self._put_off(error)
+            return
+        except BaseException:
+            self._file.abandon_successor(first)
+            raise
+        mark = self._end.mark
+        self._end = replace(self._end, mark=replace(mark, start=0, end=0, segment=mark.number + 1))
+        self._rotate_at = self._segment_bytes
+
+    def _put_off(self, error: OSError) -> None:
+        self._rotate_at = self._end.mark.end + _RETRY_BYTES
+        _log.warning("audit.rotation failed, %s goes on growing: %s", self._path, error.strerror)
 
 
 def verify(path: Path, head: HeadMark | None) -> int:
-    """Walk the whole log and return the number of its records.
-
-    Raises AuditError whose `record` is the first bad one: edited, deleted, reordered, inserted, or (by the head) cut
-    off. Records after the head are allowed, as a crash between log and head leaves them.
-    """
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # not in the middle of a write
-            end = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        msg = f"{path}: the audit log can't be read ({error.strerror}): restore it from a backup"
-        raise AuditError(msg, 1 if head else None) from error
-    return _walk(path, head, end)
+    """Walk the whole log, signatures aside, and return the number of its records; raises as `verify_log`."""
+    return verify_log(path, head).records
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Walk over the records without checking the chain (`verify` does). A half-written last line is left out."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
-
-
-def _walk(path: Path, head: HeadMark | None, end: int) -> int:
-    number, previous = 0, GENESIS
-    with path.open("rb") as file:
-        while file.tell() < end:
-            line = file.readline()
-            fault = _fault(line[:-1], number + 1, previous) if line.endswith(b"\n") else "it is cut in the middle"
-            if fault:
-                msg = f"{path}: record {number + 1} is bad: {fault}. Compare with a backup of the log."
-                raise AuditError(msg, number + 1)
-            number, previous = number + 1, hashlib.sha256(line[:-1]).hexdigest()
-            if head is not None and number == head.number and previous != head.sha256:
-                msg = f"{path}: record {number} is not the one that was written: compare with a backup of the log"
-                raise AuditError(msg, number)
-    if head is not None and number < head.number:
-        msg = f"{path}: the log ends after record {number}, but {head.number} were written: its end was cut off"
-        raise AuditError(msg, number + 1)
-    return number
-
-
-def _line(number: int, time: datetime, event: str, previous: str, keys: Mapping[str, Any]) -> bytes:
-    record = {
-        "number": number,
-        "time": time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "event": event,
-        "previous": previous,
-        "keys": keys,
-    }
-    return _canonical(record)
-
-
-def _canonical(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
-
-
-def _fault(line: bytes, number: int, previous: str) -> str:
-    """Say what is wrong with a line that should be record `number`, empty when nothing is."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return "it is not JSON"
-    if not isinstance(record, dict) or set(record) != _FIELDS or _canonical_or_none(record) != line:
-        return "it is not in the form in which dicom_gam writes records"
-    if record["number"] != number:
-        return f"it carries the number {record['number']}: records are missing, inserted or out of order"
-    if record["previous"] != previous:
-        return "it does not follow the record before it, which was edited or replaced"
-    return ""
-
-
-def _canonical_or_none(record: Mapping[str, Any]) -> bytes | None:
-    try:
-        return _canonical(record)
-    except (ValueError, RecursionError):  # NaN has no place in JSON
-        return None
+    with path.open("rb") as active:
+        closed = [file for _, file in closed_segments(path) if identity(file) != identity(active.fileno())]
+        for earlier in closed:
+            with earlier.open("rb") as file:
+                yield from (json.loads(line) for line in file)
+        yield from (json.loads(line) for line in active if line.endswith(b"\n"))

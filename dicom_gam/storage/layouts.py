@@ -159,7 +159,7 @@ CREATE TABLE job_headers (
   modality TEXT NOT NULL,
   body_part_examined TEXT NOT NULL
 ) STRICT;
-CREATE INDEX headers_by_name ON job_headers (patient_name COLLATE NOCASE);
+CREATE INDEX headers_by_name ON job_headers (replace(patient_name, '^', ' ') COLLATE NOCASE);
 CREATE INDEX headers_by_id ON job_headers (patient_id COLLATE NOCASE);
 CREATE INDEX headers_by_accession ON job_headers (accession_number COLLATE NOCASE);
 CREATE TABLE job_figures (
@@ -195,6 +195,8 @@ CREATE INDEX reviews_of_jobs ON reviews (job_id);
 CREATE INDEX reviews_by_kind ON reviews (kind, review_id);
 CREATE INDEX job_outcomes ON jobs (outcome, number);
 CREATE INDEX jobs_of_senders ON jobs (calling_ae_title, received_at);
+ALTER TABLE audit_head ADD COLUMN segment INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX jobs_listed ON jobs (number, received_at, calling_ae_title, outcome);
 """  # noqa: S608 (constants only)
 LAYOUTS = (_JOBS, _DRIFT, _FRONT_DOOR, _OVERSIGHT)  # each adds to the one before; an older database gets what it lacks
 SCHEMA_VERSION = len(LAYOUTS)

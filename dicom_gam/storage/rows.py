@@ -209,12 +209,16 @@ class Commitment:
 
 @dataclass(frozen=True, slots=True)
 class HeadMark:
-    """The last record that the audit log has promised: its number, digest and place [start, end) in the file."""
+    """The last record that the audit log has promised: its number, digest and place [start, end) in its file.
+
+    `segment` is the number of that file's first record.
+    """
 
     number: int
     sha256: str
     start: int
     end: int
+    segment: int = 1
 
 
 @dataclass(frozen=True, slots=True)

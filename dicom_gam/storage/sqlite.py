@@ -116,13 +116,14 @@ class SqliteAuditHead:
     def read(self) -> HeadMark | None:
         """Return the mark, None when nothing was ever logged."""
         with self._database.reading() as connection:
-            row = connection.execute("SELECT number, sha256, first_byte, end_byte FROM audit_head").fetchone()
+            row = connection.execute("SELECT number, sha256, first_byte, end_byte, segment FROM audit_head").fetchone()
         return None if row is None else HeadMark(*row)
 
     def write(self, mark: HeadMark) -> None:
         """Replace the mark durably."""
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO audit_head VALUES (1, ?, ?, ?, ?)",
-                (mark.number, mark.sha256, mark.start, mark.end),
+                "INSERT OR REPLACE INTO audit_head (one, number, sha256, first_byte, end_byte, segment)"
+                " VALUES (1, ?, ?, ?, ?, ?)",
+                (mark.number, mark.sha256, mark.start, mark.end, mark.segment),
             )
