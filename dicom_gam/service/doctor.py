@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dicom_gam.config import load_settings
 from dicom_gam.errors import DicomGamError
-from dicom_gam.service import doctor_checks, doctor_door, doctor_image
+from dicom_gam.service import doctor_checks, doctor_door, doctor_image, doctor_oversight
 from dicom_gam.service.doctor_case import Case, Finding, Level
 from dicom_gam.service.loop import describe
 
@@ -48,6 +48,8 @@ CHECKS: tuple[tuple[str, Check, bool], ...] = (
     ("bundles", doctor_image.check_bundles, False),
     ("computing device", doctor_image.check_device, False),
     ("other systems", doctor_door.check_peers, True),
+    ("audit repository", doctor_oversight.check_repository, True),
+    ("notifications", doctor_oversight.check_notifications, True),
     ("database", doctor_checks.check_database, False),
     ("audit log", doctor_checks.check_audit, False),
     ("test image", doctor_image.check_image, False),

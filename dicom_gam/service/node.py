@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,17 +17,18 @@ import dicom_gam
 from dicom_gam.dicom.scp.listener import open_port
 from dicom_gam.dicom.scu.destination import send as send_over_network
 from dicom_gam.errors import ConfigError, DicomGamError
+from dicom_gam.service.audit_check import check_log
+from dicom_gam.service.audit_seal import Sealer
 from dicom_gam.service.evidence import keep_settings
+from dicom_gam.service.followers import following
 from dicom_gam.service.front_door import make_listener, refuse_wide_open
 from dicom_gam.service.outbox import Courier
 from dicom_gam.service.receivers import Receivers
 from dicom_gam.service.result_check import check_before_sending
 from dicom_gam.service.retention import Keeper
-from dicom_gam.service.store import AUDIT_FILE, database_of, hold_intake, make_folder, open_store, own
+from dicom_gam.service.store import hold_intake, make_folder, open_store, own
 from dicom_gam.service.vitals import Vitals
 from dicom_gam.service.worker import Worker
-from dicom_gam.storage.audit import verify
-from dicom_gam.storage.sqlite import Database, SqliteAuditHead
 from dicom_gam.storage.sqlite_retention import SqliteRetention
 from dicom_gam.storage.states import OPEN_DELIVERY_STATES, OPEN_JOB_STATES, DeliveryState, JobState
 
@@ -114,6 +115,7 @@ class Node:
             loop.join(max(0.0, deadline - time.monotonic()))
         try:
             self._store.audit.append("node.stopped", waiting=self.job_counts()[JobState.RECEIVED])
+            self._sealer.sign()
         finally:
             self._open.close()
             self._stopped.set()
@@ -160,7 +162,7 @@ class Node:
             accepting=self._started,
             receivers=self._receivers_alive(),
             receivers_wanted=self._settings.node.receivers,
-            loops=tuple(loop.pulse() for loop in self._loops()),
+            loops=tuple(loop.pulse() for loop in [*self._loops(), *(one.loop for one in self._followers)]),
             about=self._about,
         )
 
@@ -180,6 +182,9 @@ class Node:
         make_folder(folder)
         stack.callback(os.close, own(folder))
         self._store = stack.enter_context(open_store(self._settings, create=True))
+        # From before the start goes on record until after the stop has.
+        self._followers = stack.enter_context(following(self._settings, self._store))
+        self._sealer = Sealer(self._settings.audit, folder, self._store.audit)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -216,7 +221,8 @@ class Node:
             _log.error("receiver.lost not recorded: %s", error)
 
     def _loops(self) -> list[Loop]:
-        return [self._worker.loop, *(courier.loop for courier in self._couriers), self._keeper.loop]
+        couriers = (courier.loop for courier in self._couriers)
+        return [self._worker.loop, *couriers, self._keeper.loop, self._sealer.loop]
 
     def _make_keeper(self) -> Keeper:
         store = self._store
@@ -291,6 +297,7 @@ class Node:
             settings_digest=self._settings.result_digest(),
             about=self._about,
         )
+        self._sealer.sign_if_due()
         _log.info("node.started ae_title=%s port=%d", self._settings.node.ae_title, self.port)
 
     def _wake_couriers(self) -> None:
@@ -322,13 +329,13 @@ def _open_port(host: str, port: int) -> socket.socket:
             time.sleep(0.1)
 
 
-def run_until_signal(node: Node) -> None:
-    """Run the node until SIGTERM or SIGINT, then stop it cleanly. Only from the main thread."""
+def run_until_signal(node: Node, beside: AbstractContextManager[None] | None = None) -> None:
+    """Run the node, and `beside` as long, until SIGTERM or SIGINT, then stop cleanly. Only from the main thread."""
     ended = threading.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     previous: list[Any] = [signal.signal(number, lambda *_: ended.set()) for number in signals]
     try:
-        with node:
+        with node, beside or nullcontext():
             ended.wait()
     finally:
         for number, handler in zip(signals, previous, strict=True):
@@ -340,8 +347,4 @@ def verify_audit_log(storage: Path) -> int:
 
     Raises AuditError that names the first bad record, StorageError when there is no such storage.
     """
-    database = Database(database_of(storage))
-    try:
-        return verify(storage / AUDIT_FILE, SqliteAuditHead(database).read())
-    finally:
-        database.close()
+    return check_log(storage).records

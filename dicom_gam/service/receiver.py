@@ -8,7 +8,6 @@ says `ready` or `error ...`, and then a dot for every image, which wakes the wor
 from __future__ import annotations
 
 import json
-import logging
 import os
 import select
 import signal
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from dicom_gam.config import Settings
 from dicom_gam.errors import DicomGamError
 from dicom_gam.service.front_door import make_listener
+from dicom_gam.service.log_format import LogForm, configure_logging
 from dicom_gam.service.store import hold_intake, open_store
 
 STOP = "stop"
@@ -28,11 +28,12 @@ ORPHAN_GRACE_S = 0.5  # the node is gone; whoever starts it again waits for us
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a receiver is told: the node's settings as JSON, the listening socket it inherits, how much to log."""
+    """What a receiver is told: the node's settings as JSON, the listening socket it inherits, and how to log."""
 
     settings: str
     listening: int
     log_level: int
+    log_form: LogForm = "text"
 
     def line(self) -> bytes:
         """As one line of text."""
@@ -44,9 +45,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the node, which then tells us
         signal.signal(number, signal.SIG_IGN)
     order = Order(**json.loads(_line()))
-    logging.basicConfig(level=order.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for library in ("pynetdicom", "pydicom"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)  # their warnings quote values, which may be a patient's
+    configure_logging(order.log_level, order.log_form)
     try:
         _receive(Settings.model_validate_json(order.settings), socket.socket(fileno=order.listening))
     except DicomGamError as error:

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dicom_gam.errors import ConfigError
+from dicom_gam.service.log_format import form_in_use
 from dicom_gam.service.receiver import READY, STOP, Order
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Receivers:
     def __init__(
         self, settings: Settings, listening: socket.socket, came: Callable[[], None], lost: Callable[[int], None]
     ) -> None:
-        self._order = Order(settings.as_json(), listening.fileno(), _log.getEffectiveLevel())
+        self._order = Order(settings.as_json(), listening.fileno(), _log.getEffectiveLevel(), form_in_use())
         self._came = came
         self._lost = lost
         self._stopping = threading.Event()
