@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from dicom_gam.config import Settings
 from dicom_gam.service.store import Store
 from dicom_gam.web.app import make_app
 from dicom_gam.web.site import Site
+from tests.web.logged_in import logged_in
 from tests.web.made_site import made_settings, made_store
 
 
@@ -36,12 +38,4 @@ def app(settings: Settings, store: Store) -> Flask:
 @pytest.fixture
 def visit(app: Flask) -> Callable[..., FlaskClient]:
     """Make a client that is logged in as somebody with these roles; without roles as nobody."""
-
-    def make(*roles: str) -> FlaskClient:
-        client = app.test_client()
-        if roles:
-            with client.session_transaction() as session:
-                session["visitor"] = {"name": "-".join(roles), "roles": list(roles)}
-        return client
-
-    return make
+    return partial(logged_in, app)
