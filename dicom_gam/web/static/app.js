@@ -1,10 +1,11 @@
 // Keeps what is marked data-live="SECONDS" fresh: the page is fetched again, and such elements, found by their id,
-// take over what is new. Whoever is reading or typing in one is left alone.
+// take over what is new. One in which somebody types, or has ticked or opened something, is left alone.
 "use strict";
 (() => {
   const live = () => [...document.querySelectorAll("[data-live][id]")];
-  const busy = (element) => element.contains(document.activeElement) && document.activeElement !== element
+  const focused = (element) => element.contains(document.activeElement) && document.activeElement !== element
     && document.activeElement.matches("input, select, textarea, summary, button");
+  const busy = (element) => focused(element) || element.querySelector("details[open], input:checked") !== null;
   const seconds = Math.min(...live().map((element) => Number(element.dataset.live) || 5));
   if (!Number.isFinite(seconds)) return;
   const refresh = async () => {
