@@ -8,7 +8,7 @@ RADIOGRAPHS ?= ../shared/data/radiographs
 OUTPUT ?= build/radiograph-anatomy
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? 4 : cores)))
 
-.PHONY: demo test check bench bench-results bench-front-door conformance conformance-matrix traceability viewers \
+.PHONY: demo test check bench bench-results bench-front-door bench-audit bench-web dashboard-pictures conformance conformance-matrix traceability viewers \
   fault-matrix damage-table train-default-bundle evaluate suitability-experiment system-packages clean
 
 demo: $(STAMP)
@@ -23,13 +23,21 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) bench-results bench-front-door
+bench: $(STAMP) bench-results bench-audit bench-web bench-front-door
 	$(BIN)/python -m tests.benchmarks.bench_verification --json bench.json $(BENCH_ARGS)
 	$(BIN)/python -m tests.benchmarks.bench_verification --methods --quick --json bench-methods.json
 
 # CPU time of each result object, and where it goes.
 bench-results: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_results --json bench-results.json
+
+# The audit log: a thousand mutations, each found and named; records a second beside bare SHA-256.
+bench-audit: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_audit --json bench-audit.json
+
+# Server time of every page of the dashboard over 100,000 jobs.
+bench-web: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_web --json bench-web.json
 
 # Receiving beside storescp, Orthanc and pynetdicom; a soak; kills; a million mutated streams. Takes more than an hour.
 bench-front-door: $(STAMP) system-packages
@@ -57,6 +65,10 @@ traceability: $(STAMP) system-packages
 # What readers see: OHIF, Orthanc's preview, dsr2html, dcmj2pnm. Needs node, npm and chromium.
 viewers: $(STAMP) system-packages
 	$(BIN)/python -m tests.viewers.pictures build/viewers
+
+# Every page of the dashboard in chromium, desktop and tablet, light and dark, with what axe-core finds.
+dashboard-pictures: $(STAMP) system-packages
+	$(BIN)/python -m tests.web.pictures build/dashboard
 
 # What the running service answers to each fault, and what becomes of damaged images: two generated documents.
 fault-matrix: $(STAMP) system-packages

@@ -34,9 +34,29 @@ def test_the_guides_configuration_is_valid_as_a_whole():
     assert settings.tls.client_ca is not None
 
 
+def test_the_configuration_of_the_guide_to_oversight_is_valid():
+    text = (ROOT / "conformance" / "OVERSIGHT.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    examples += [
+        "\n".join(line[4:] for line in block.splitlines())
+        for block in re.findall(r"(?m)^    \[.*\]\n(?:^    .*\n?)*", text)
+    ]
+    settings = settings_from(tomllib.loads("\n".join(examples)))
+    assert settings.web.enabled
+    assert settings.atna.host
+    assert settings.notifications.mail_to
+
+
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "plugins/README.md", "docker/README.md", "conformance/VERIFICATION.md", "conformance/OPERATING.md"],
+    [
+        "README.md",
+        "plugins/README.md",
+        "docker/README.md",
+        "conformance/VERIFICATION.md",
+        "conformance/OPERATING.md",
+        "conformance/OVERSIGHT.md",
+    ],
 )
 def test_every_relative_link_leads_somewhere(document):
     path = ROOT / document

@@ -33,10 +33,10 @@ _PEER = {"calling_ae_title": "SENDER", "called_ae_title": "DICOM_GAM", "peer_add
 _CLASS, _SYNTAX = acceptance.ACCEPTED_SOP_CLASSES[0], acceptance.ACCEPTED_TRANSFER_SYNTAXES[0]
 _DEFAULTS = Settings()
 _EVENT = re.compile(
-    r'"((?:association|audit|commitment|connection|delivery|destination|echo|fetch|instance|job|node|receiver|retention'
-    r'|storage|tls)\.[a-z_]+)"'
+    r'"((?:access|association|audit|commitment|connection|delivery|destination|echo|feedback|fetch|instance|job|node'
+    r'|receiver|result|retention|storage|tls)\.[a-z_]+)"'
 )
-_FILES = frozenset({"html", "json", "jsonl", "lock", "sqlite"})
+_FILES = frozenset({"css", "csv", "html", "json", "jsonl", "lock", "page", "pdf", "py", "sqlite"})
 _REJECTION_RESULTS = {1: "permanent", 2: "transient"}
 _REJECTION_SOURCES = {1: "service user", 2: "service provider (ACSE)", 3: "service provider (presentation)"}
 

@@ -28,17 +28,22 @@ ABOUT = "Classifies radiographs, verifies each prediction, and sends back a DICO
 # What there is, in the order of the help: name, where it is, and the help's line.
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "init": ("init:init", "Answer a few questions, get a node.toml."),
         "demo": ("demo:demo", "Push real DICOM files through a node on loopback and show what comes back."),
         "run": ("run:run", "Classify and verify DICOM files, without a network."),
         "serve": ("serve:serve", "The node: listen for images, verify them, deliver results."),
+        "config": ("config_show:app", "Show the configuration, as given or as in effect."),
+        "users": ("users:app", "Say who may use the dashboard and the HTTP API."),
         "doctor": ("doctor:doctor", "Say what is wrong with a node and what to do about it."),
         "fetch": ("fetch:fetch", "Get studies from a PACS and process them."),
         "reprocess": ("reprocess:reprocess", "Process images again, with another bundle or other settings."),
+        "reproduce": ("reproduce:reproduce", "Recompute results from what was kept, and show that they are equal."),
         "rules": ("rules:app", "Say which rule an image meets, and why."),
         "destinations": ("destinations:app", "See where results go; pause, resume, send dead letters again."),
         "check-result": ("check_result:check_result", "Check reports and overlays for what validators miss."),
         "audit": ("audit:app", "Look at and check the audit log."),
         "drift": ("drift:drift", "See whether a sender's images have changed since calibration."),
+        "feedback": ("feedback:app", "Export what readers said about results, to calibrate on."),
         "bundle": ("bundle:app", "Look at and check model bundles."),
         "train": ("train:train", "Train a network and make a bundle of it."),
         "calibrate": ("train:calibrate", "Calibrate a bundle on a site's images."),

@@ -228,7 +228,8 @@ class _Gateway(wsgi.Gateway_10):
     def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
         self.req.conn.deadline = time.monotonic() + REQUEST_S
         env: dict[str, Any] = super().get_environ()  # type: ignore[no-untyped-call]
-        env["wsgi.input_terminated"] = bool(self.req.chunked_read)
+        if not self.req.chunked_read:  # werkzeug asks only whether the key is there, and then believes a torn body
+            env.pop("wsgi.input_terminated", None)
         return env
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

@@ -169,18 +169,8 @@ def made_verification(verdict: str, chance: random.Random) -> dict[str, Any]:
         ("early", (*SIMILARITIES, "channel_distance")),
         ("authenticity", ("frequency_distance",)),
     ):
-        measurements = [
-            {
-                "name": f"{check}.{name}",
-                "value": chance.uniform(0.3, 0.9),
-                "threshold": 0.27 if name != "kl" else 1.5,
-                "bound": "max" if name in ("kl", "wasserstein") or name.endswith("distance") else "min",
-                "p_value": chance.uniform(0.05, 1),
-                "passed": passed or check != "attention",
-            }
-            for name in names
-        ]
         fails = check == "attention" and not passed
+        measurements = [_measurement(f"{check}.{name}", not fails, chance) for name in names]
         checks.append(
             {"name": check, "passed": not fails, "p_value": 0.01 if fails else 0.4, "score": 5.2 if fails else 1.1,
              "threshold": 3.1, "advisory": check == "authenticity", "reason": reasons[0] if fails else "",
@@ -197,4 +187,19 @@ def made_verification(verdict: str, chance: random.Random) -> dict[str, Any]:
         "reasons": reasons,
         "notes": [],
         "checks": checks,
+    }
+
+
+def _measurement(name: str, passed: bool, chance: random.Random) -> dict[str, Any]:
+    bound = "max" if name.endswith(("kl", "wasserstein", "distance", "garbage_probability")) else "min"
+    threshold = 0.27 if bound == "min" else 1.5
+    usual = (threshold, 0.95) if bound == "min" else (0.0, threshold)
+    odd = (0.05, 0.26) if bound == "min" else (1.6, 3.0)
+    return {
+        "name": name,
+        "value": chance.uniform(*(usual if passed else odd)),
+        "threshold": threshold,
+        "bound": bound,
+        "p_value": chance.uniform(0.06, 1) if passed else 0.01,
+        "passed": passed,
     }

@@ -185,3 +185,12 @@ def test_a_certificate_that_cannot_be_used_is_told_and_a_bad_new_one_leaves_the_
         assert ssl.get_server_certificate(address_of(server)) == first
         self_signed(tmp_path, "own")
         assert ssl.get_server_certificate(address_of(server)) != first
+
+
+@pytest.mark.requirement("API-04")
+def test_a_body_that_breaks_off_never_reaches_the_application_as_a_whole_one(tmp_path):
+    with serving(tmp_path) as server, socket.create_connection(address_of(server), timeout=20) as plain:
+        plain.sendall(b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nonly this")
+        plain.shutdown(socket.SHUT_WR)
+        answer = plain.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 400")
