@@ -25,7 +25,6 @@ from dicom_gam.service import notary, outbox
 TEMPLATE = Path(__file__).parent / "template.md"
 FOLDER = Path(__file__).parent.parent
 BEGIN, END = "<!-- decisions -->", "<!-- /decisions -->"
-PACKAGE = Path(dicom_gam.__file__).parent
 _CODES = """<!-- Written by `python -m conformance.statement` from the code and encoded examples; do not edit. -->
 # Codes in the results of dicom_gam {{version}}
 
@@ -143,7 +142,7 @@ def _security() -> dict[str, str]:
     return {
         "ciphers": network.ciphers(),
         "tls_versions": network.tls_versions(),
-        "audit_events": network.audit_events(PACKAGE),
+        "audit_events": network.audit_events(),
     }
 
 
