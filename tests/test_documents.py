@@ -23,8 +23,9 @@ def test_the_table_of_settings_is_todays():
 
 
 def test_the_readmes_configuration_is_valid():
-    [example] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert settings_from(tomllib.loads(example)).destinations[0].ae_title == "MYPACS"
+    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    settings = settings_from(tomllib.loads("\n".join(examples)))
+    assert (settings.destinations[0].ae_title, settings.web.enabled) == ("MYPACS", True)
 
 
 def test_the_guides_configuration_is_valid_as_a_whole():

@@ -55,6 +55,14 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def describe_device(device: torch.device) -> dict[str, str | int]:
+    """What people want to know of the device: `device`, and of a GPU its name and `device_memory_bytes`."""
+    if device.type != "cuda":
+        return {"device": str(device)}
+    found = torch.cuda.get_device_properties(device)
+    return {"device": f"{device} ({found.name})", "device_memory_bytes": int(found.total_memory)}
+
+
 def load_bundle(name_or_path: str, device: torch.device | None = None) -> Bundle:
     """Load a bundle by a built-in name or a path, refusing whatever is damaged, incomplete or tampered with.
 

@@ -71,4 +71,6 @@ def _tell_where(console: Console, report: DemoReport, folder: Path) -> None:
     console.print()
     console.print("Look at an overlay with any picture viewer, at a report with: dsrdump FILE (package dcmtk)")
     command = Path(sys.executable).with_name("dicom-gam")
-    console.print(f"Check the audit log with: {command} audit verify {folder / 'node'}", soft_wrap=True)
+    node = folder / "node"
+    console.print(f"Check the audit log with: {command} audit verify {node}", soft_wrap=True)
+    console.print(f"Compute every result once more with: {command} reproduce --all --storage {node}", soft_wrap=True)

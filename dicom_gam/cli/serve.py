@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dicom_gam.bundle.bundle import Bundle, load_bundle, select_device
+from dicom_gam.bundle.bundle import Bundle, describe_device, load_bundle, select_device
 from dicom_gam.config import Settings, load_settings
 from dicom_gam.dicom.image.decoder_pool import DecoderPool
 from dicom_gam.pipeline import Pipeline
@@ -39,14 +39,13 @@ def serve(
     device = select_device(settings.processing.device)
     bundles = {name: load_bundle(name, device) for name in settings.bundles}
     with DecoderPool(settings) as decode:
-        node = Node(settings, Pipeline(bundles, settings, decode), about=_about(bundles, str(device)))
+        node = Node(settings, Pipeline(bundles, settings, decode), about=describe_device(device) | _about(bundles))
         run_until_signal(node, _dashboard(settings, node))
 
 
-def _about(bundles: dict[str, Bundle], device: str) -> dict[str, Any]:
+def _about(bundles: dict[str, Bundle]) -> dict[str, Any]:
     identities = {name: bundle.identity for name, bundle in bundles.items()}
     return {
-        "device": device,
         "bundles": {
             name: {"name": identity.name, "version": identity.version, "digest": identity.digest}
             for name, identity in identities.items()

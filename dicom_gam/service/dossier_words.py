@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dicom_gam.storage.audit_reader import AuditRecord
+
+_PLACE = re.compile(r"\{([a-z_.]+)\}")
 
 # A record's event: words with the names of its keys in braces; what a record lacks is left out.
 _SAID: Mapping[str, str] = MappingProxyType(
@@ -48,6 +51,20 @@ _SAID: Mapping[str, str] = MappingProxyType(
         "result.overridden": "Reader's own judgement counts instead: {class_name}: {why}",
         "result.reproduced": "Result computed again from the kept input: {outcome} {why}",
         "access.looked": "Looked at: {what}",
+        "access.password_changed": "{user} chose a new password",
+        "access.password_reset": "{user} was given a password for one log-in",
+        "access.roles_changed": "{user} was given other roles: {roles}",
+        "access.user_added": "The user {user} was added, with the roles {roles}",
+        "access.user_disabled": "The user {user} was shut out",
+        "access.user_enabled": "The user {user} was let in again",
+        "access.sessions_revoked": "{user} was logged out everywhere",
+        "access.token_made": "A token {label} was made for {user}, with the roles {roles}",
+        "access.token_revoked": "The token {label} of {user} was revoked",
+        "connection.dropped": "A connection from {peer_address} was dropped: {why}",
+        "connection.refused": "A connection from {peer_address} was refused: {why}",
+        "drift-alarm": "The images of {sender} have drifted away from those that {bundle} {version} was calibrated on",
+        "drift-reset": "The watch over the drift of {sender} was begun anew",
+        "tls.reload_failed": "A changed certificate can't be used, the earlier one goes on: {why}",
         "audit.searched": "Searched the audit log, {found} records shown",
         "audit.exported": "Exported a dossier ({what})",
         "audit.verified": "Checked the audit log: {records} records, whole: {whole}",
@@ -155,10 +172,12 @@ def said(record: AuditRecord) -> str:
     reasons = verification.get("reasons") if isinstance(verification, dict) else None
     flat["verification.reasons"] = "; ".join(map(str, reasons)) if isinstance(reasons, list) else None
     flat["role"] = ROLES.get(str(flat.get("role")), flat.get("role"))
-    words = pattern
-    for name in _names(pattern):
-        value = flat.get(name)
-        words = words.replace("{" + name + "}", "" if value is None or value == "" else _short(value), 1)
+
+    def value_of(place: re.Match[str]) -> str:
+        value = flat.get(place[1])
+        return "" if value is None or value == "" else _short(value)
+
+    words = _PLACE.sub(value_of, pattern)  # in one go: what a value says is never taken for a place
     words = " ".join(words.replace(": :", ":").replace(": :", ":").split()).rstrip(" :")
     return words[:1].upper() + words[1:]
 
@@ -189,10 +208,8 @@ def measure_name(name: str) -> str:
     return special.get(words, words.replace("_", " "))
 
 
-def _names(pattern: str) -> list[str]:
-    return [part.partition("}")[0] for part in pattern.split("{")[1:]]
-
-
 def _short(value: Any) -> str:
-    words = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return words if len(words) <= 600 else words[:600] + " …"

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from dicom_gam.service.store import Store, open_store
 from dicom_gam.storage.audit_index import AuditIndex
+from dicom_gam.storage.audit_signing import open_signer
 from dicom_gam.web.app import make_app
 from dicom_gam.web.site import Site
 from tests.web.logged_in import logged_in
@@ -50,7 +51,9 @@ def without_syncing() -> Iterator[None]:
 
 def filled(folder: Path, jobs: int) -> Store:
     """A store with so many jobs over two months, their deliveries and audit records."""
-    store = open_store(made_settings(folder), create=True)
+    settings = made_settings(folder)
+    store = open_store(settings, create=True)
+    store.audit.sign_with(open_signer(folder, None)[0], settings.audit.segment_bytes)  # new files, as a node has them
     with store.database.reading() as connection:
         connection.execute("PRAGMA synchronous = OFF")
     chance, now = random.Random(1), time.time()
