@@ -224,6 +224,7 @@ def test_an_event_that_is_left_out_or_not_known_has_no_message() -> None:
 @pytest.mark.parametrize(
     "hostile",
     ["\x00\x07\x1b[31m", '<AuditMessage a="', "&amp;]]>", "\ud800", "\ufffe", "a\nb\r\n<34>1 forged", "é漢🩻" * 2000],
+    ids=["control", "markup", "entity", "half a character", "no character", "lines", "long"],
 )
 @pytest.mark.requirement("ATN-05")
 def test_no_text_breaks_the_message_or_the_line(hostile: str) -> None:

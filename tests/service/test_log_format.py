@@ -64,7 +64,9 @@ def test_an_exception_stays_in_its_line(lines: io.StringIO) -> None:
 
 @as_json
 @pytest.mark.parametrize(
-    "hostile", ['\n{"level": "INFO"}', '"}', "\x1b[2J\x00", "\u2028", "\ud800", "time=now level=x"]
+    "hostile",
+    ['\n{"level": "INFO"}', '"}', "\x1b[2J\x00", "\u2028", "\ud800", "time=now level=x"],
+    ids=["a line of JSON", "a quote", "control characters", "a line separator", "half a character", "keys"],
 )
 @pytest.mark.requirement("LOG-02")
 def test_nobody_forges_a_line_of_json(lines: io.StringIO, hostile: str) -> None:
