@@ -90,7 +90,7 @@ def browser() -> Iterator[Browser]:
     if program is None:
         pytest.fail("chromium is missing: apt-get install chromium")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         try:
             yield opened
         finally:
