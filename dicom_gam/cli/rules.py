@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from dicom_gam.config import Settings, load_settings
-from dicom_gam.dicom.image.acceptance import Refused, refuse_unaccepted
-from dicom_gam.dicom.image.decode import read_instance
-from dicom_gam.dicom.image.part10 import Part10, read_part10
-from dicom_gam.dicom.image.rules import KeyExplanation, RuleExplanation, decide, explain
-from dicom_gam.records import Decision, Rejection
 from dicom_gam.sections import Rule
+from dicom_gam.service.rule_trial import explain_file
 
 app = typer.Typer(no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", "-c", help="The node's configuration, TOML.")]
@@ -67,56 +64,19 @@ def try_rules(
 
 def _tried(path: Path, settings: Settings, calling: str, called: str) -> dict[str, Any]:
     """The whole answer for one file, JSON-ready."""
-    instance = read_instance(path, calling_ae_title=calling, called_ae_title=called)
-    if isinstance(instance, Rejection):
-        return {"file": str(path), "unreadable": instance.message}
-    try:
-        part10 = read_part10(path.read_bytes())
-    except Refused as refused:
-        return {"file": str(path), "unreadable": refused.rejection.message}
-    decision = decide(settings.rules, part10.dataset, instance, "", settings.processing.bundle)
-    why_not = decision.skipped or _refusal(part10, settings)
+    trial = explain_file(settings, path, calling, called)
+    if trial.unreadable:
+        return {"file": str(path), "unreadable": trial.unreadable}
     return {
         "file": str(path),
-        "processed": why_not is None,
-        "why_not": why_not,
-        "rule": decision.rule or None,
-        "bundle": decision.bundle if why_not is None else None,
-        "destinations": _destinations(decision, settings) if why_not is None else [],
-        "rules": [_rule(rule) for rule in explain(settings.rules, part10.dataset, instance)],
-    }
-
-
-def _refusal(part10: Part10, settings: Settings) -> str | None:
-    """Why this is no radiograph that is accepted, whatever the rules say; None when it may be one."""
-    try:
-        refuse_unaccepted(part10.dataset, part10.transfer_syntax_uid, settings.intake)
-    except Refused as refused:
-        return refused.rejection.message
-    return None
-
-
-def _destinations(decision: Decision, settings: Settings) -> list[str]:
-    if decision.destinations is not None:
-        return list(decision.destinations)
-    return [destination.name for destination in settings.destinations]
-
-
-def _rule(explained: RuleExplanation) -> dict[str, Any]:
-    return {
-        "rule": explained.rule.name,
-        "matched": explained.matched,
-        "keys": [_key(key) for key in explained.keys],
-    }
-
-
-def _key(key: KeyExplanation) -> dict[str, Any]:
-    return {
-        "key": key.key,
-        "found": list(key.values),
-        "patterns": list(key.patterns),
-        "matched": key.matched,
-    }
+        "processed": not trial.why_not,
+        "why_not": trial.why_not or None,
+        "rule": trial.rule or None,
+        "bundle": trial.bundle or None,
+        "destinations": list(trial.destinations),
+        "rules": [{"rule": rule.name, "matched": rule.matched, "keys": [asdict(key) for key in rule.keys]}
+                  for rule in trial.rules],
+    }  # fmt: skip
 
 
 def _show(answer: dict[str, Any]) -> None:
