@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from dicom_gam.service.loop import Loop, describe
 from dicom_gam.service.store import AUDIT_FILE
 from dicom_gam.storage.audit_reader import START, AuditReader, Place
 from dicom_gam.storage.audit_segments import closed_segments
-from dicom_gam.storage.blobs import sync_folder
+from dicom_gam.storage.blobs import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,21 +172,3 @@ class AuditFollower:
         self._tries, self._why = self._tries + 1, why
         wait_s = min(LONGEST_WAIT_S, self._first_wait_s * 2.0 ** min(self._tries - 1, 30))
         self._again_at = time.monotonic() + wait_s
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Put a small file in the place of an older one, so that after a power cut one of the two is there, whole.
-
-    Raises StorageError.
-    """
-    temporary = path.with_name(f"{path.name}.new")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise StorageError(f"{path} can't be written ({error.strerror}): see to the disk") from error

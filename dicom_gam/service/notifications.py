@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dicom_gam.errors import DeliveryError, DicomGamError, StorageError
-from dicom_gam.service.audit_follower import write_durably
 from dicom_gam.service.notification_channels import Notification, channels_of, dashboard_url
 from dicom_gam.service.occasions import Happening, happening_of, unreadable_log
+from dicom_gam.storage.blobs import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

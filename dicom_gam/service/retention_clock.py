@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
 from dicom_gam.errors import StorageError
+from dicom_gam.storage.blobs import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,14 +95,5 @@ class AgeLedger:
             _log.warning("retention.ledger_unreadable %s: it starts anew, so everything is kept longer", self._path)
 
     def _save(self) -> None:
-        temporary = self._path.with_name(f"{self._path.name}.new")
         content = {"elapsed_s": self._elapsed_s, "wall": self._wall_then, "notes": self._notes}
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except OSError as error:
-            raise StorageError(f"{self._path} can't be written ({error.strerror}): see to the disk") from error
+        write_durably(self._path, json.dumps(content))

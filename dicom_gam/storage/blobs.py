@@ -182,6 +182,24 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_durably(path: Path, text: str) -> None:
+    """Put a small file in the place of an older one, so that after a power cut one of the two is there, whole.
+
+    Raises StorageError.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path} can't be written ({error.strerror}): see to the disk") from error
+
+
 def write_all(descriptor: int, view: memoryview) -> None:
     """Write every byte: on a full disk the system writes short and says so only in the count."""
     while view:
