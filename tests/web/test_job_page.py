@@ -7,24 +7,20 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
 from lxml import html
 from pydicom.dataset import Dataset
 
 from dicom_gam.service.result_view import CheckView, MeasurementView
-from dicom_gam.service.store import AUDIT_FILE, Store
+from dicom_gam.service.store import Store
 from dicom_gam.storage.audit_reader import START, AuditRecord
 from dicom_gam.storage.rows import Job
 from dicom_gam.web.app import make_app
-from dicom_gam.web.recently import Recently
 from dicom_gam.web.score_chart import LANES_FROM, LANES_TO, LINE, score_chart
-from dicom_gam.web.security import LOOK_S
 from dicom_gam.web.site import Site
 from dicom_gam.web.timeline import timeline
 from tests.dicom.example_results import encoded, real_source
@@ -32,6 +28,9 @@ from tests.web.logged_in import logged_in
 from tests.web.made_site import made_settings, made_store
 
 GARBAGE = "garbage"
+
+
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +44,6 @@ def app(store: Store) -> Flask:
     made = make_app(Site(made_settings(store.folder), store))
     made.config["TESTING"] = True
     return made
-
-
-@pytest.fixture(autouse=True)
-def forgotten(app: Flask) -> None:
-    """What one test has looked at is a new look in the next one."""
-    app.extensions["dicom_gam_guard"] = replace(app.extensions["dicom_gam_guard"], looks=Recently(LOOK_S))
-
-
-@pytest.fixture
-def viewer(app: Flask) -> FlaskClient:
-    return logged_in(app, "viewer")
-
-
-@pytest.fixture
-def on_record(store: Store) -> Callable[[str], list[dict[str, object]]]:
-    log = store.folder / AUDIT_FILE
-    start = log.stat().st_size
-
-    def read(event: str) -> list[dict[str, object]]:
-        records = [json.loads(line) for line in log.read_bytes()[start:].splitlines()]
-        return [record["keys"] for record in records if record["event"] == event]
-
-    return read
 
 
 @pytest.fixture(scope="module")

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
 
-from dicom_gam.service.store import AUDIT_FILE, Store
+from dicom_gam.service.store import Store
 from dicom_gam.web import studies
 from dicom_gam.web.app import make_app
-from dicom_gam.web.recently import Recently
-from dicom_gam.web.security import LOOK_S
 from dicom_gam.web.site import Site
 from dicom_gam.web.studies import dicom_date, person
-from tests.web.logged_in import logged_in
 from tests.web.made_site import HOSTILE, made_settings, made_store
 
 PATIENT = ("Doe", "Jane", "P00000", "A00000", "alert(1)")
+
+
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 @pytest.fixture(scope="module")
@@ -35,30 +33,6 @@ def app(store: Store) -> Flask:
     made = make_app(Site(made_settings(store.folder), store))
     made.config["TESTING"] = True
     return made
-
-
-@pytest.fixture(autouse=True)
-def forgotten(app: Flask) -> None:
-    """What one test has looked at is a new look in the next one."""
-    app.extensions["dicom_gam_guard"] = replace(app.extensions["dicom_gam_guard"], looks=Recently(LOOK_S))
-
-
-@pytest.fixture
-def viewer(app: Flask) -> FlaskClient:
-    return logged_in(app, "viewer")
-
-
-@pytest.fixture
-def looks(store: Store) -> Callable[[], list[dict[str, object]]]:
-    """What was put on record as looked at since the test began."""
-    log = store.folder / AUDIT_FILE
-    start = log.stat().st_size
-
-    def read() -> list[dict[str, object]]:
-        records = [json.loads(line) for line in log.read_bytes()[start:].splitlines()]
-        return [record["keys"] for record in records if record["event"] == "access.looked"]
-
-    return read
 
 
 def jobs_in(page: str) -> list[str]:
@@ -115,21 +89,21 @@ def test_walking_through_the_pages_shows_every_image_once(viewer, store, monkeyp
 
 
 @pytest.mark.requirement("WEB-34")
-def test_each_search_that_shows_patients_is_on_record_without_what_was_typed(viewer, looks):
+def test_each_search_that_shows_patients_is_on_record_without_what_was_typed(viewer, on_record):
     viewer.post("/studies", data={"patient_name": "Doe Jane3"})
     viewer.post("/studies", data={"patient_name": "Nobody"})
-    (look,) = looks()
+    (look,) = on_record("access.looked")
     assert (look["what"], look["by"], look["images"]) == ("list", "viewer", 2)
     assert not [part for part in PATIENT if part in json.dumps(look)]
 
 
 @pytest.mark.requirement("WEB-34")
-def test_looking_at_a_study_is_on_record(viewer, store, looks):
+def test_looking_at_a_study_is_on_record(viewer, store, on_record):
     uid = store.jobs.jobs(limit=1)[0].study_instance_uid or store.jobs.jobs(limit=3)[2].study_instance_uid
     page = viewer.get(f"/studies/{uid}")
     assert page.status_code == 200
     assert uid in page.text
-    assert [(look["what"], look["study_instance_uid"]) for look in looks()] == [("study", uid)]
+    assert [(look["what"], look["study_instance_uid"]) for look in on_record("access.looked")] == [("study", uid)]
 
 
 def test_a_study_shows_all_of_its_images_with_their_verdicts(viewer, store):
@@ -159,17 +133,17 @@ def test_a_hostile_name_is_text_wherever_it_is_shown(viewer, store):
         "uid=" + "1" * 300, "job_id=%00",
     ],
 )  # fmt: skip
-def test_what_can_t_be_searched_for_is_told_in_words_and_shows_nobody(viewer, query, looks):
+def test_what_can_t_be_searched_for_is_told_in_words_and_shows_nobody(viewer, query, on_record):
     answer = viewer.get(f"/studies?{query}")
     assert answer.status_code == 400
     assert "Not searched" in answer.text
-    assert looks() == []
+    assert on_record("access.looked") == []
 
 
 @pytest.mark.parametrize("url", ["/studies/1.2.3", "/studies/..%2f..%2fetc", "/studies/%00", "/studies/1.2.3?before=x"])
-def test_a_study_that_is_not_there_is_not_found(viewer, url, looks):
+def test_a_study_that_is_not_there_is_not_found(viewer, url, on_record):
     assert viewer.get(url).status_code == 404
-    assert looks() == []
+    assert on_record("access.looked") == []
 
 
 @pytest.mark.parametrize(
