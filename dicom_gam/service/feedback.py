@@ -33,6 +33,7 @@ MAXIMUM_WORDS = 500
 FEEDBACK_KINDS = (ReviewKind.AGREE, ReviewKind.DISAGREE, ReviewKind.COMMENT)
 COLUMNS = ("path", "label", "group", "source", "job_id", "verdict", "predicted", "kind", "reviewer")
 KEY_FILE = "feedback.key"  # makes pseudonyms of patients; kept, so that a patient is the same in every export
+_WORD = re.compile(r"[^\W_]+")
 _NAMED_PART = 4  # a shorter part of a name is too common a word to be taken for the patient's
 _OPINIONS = (*FEEDBACK_KINDS, ReviewKind.OVERRIDDEN)
 _CONTESTED = "readers see different things in it: have them agree"
@@ -118,13 +119,15 @@ def give_feedback(
 
 
 def names_patient(words: str, header: ImageHeader) -> bool:
-    """Whether words hold a part of a patient's name or number, so that they must not go into the audit log."""
+    """Whether words hold a part of a patient's name, all of a short one, or a number, so that no audit log may."""
     said = words.casefold()
+    said_words = set(_WORD.findall(said))
     numbers = (header.patient_id.strip().casefold(), header.accession_number.strip().casefold())
-    parts = set(re.findall(rf"\w{{{_NAMED_PART},}}", header.patient_name.casefold()))
-    return any(len(number) >= _NAMED_PART and number in said for number in numbers) or bool(
-        parts & set(re.findall(r"\w+", said))
-    )
+    if any(len(number) >= _NAMED_PART and number in said for number in numbers):
+        return True
+    name = set(_WORD.findall(header.patient_name.casefold()))
+    whole = len("".join(name)) >= _NAMED_PART and name <= said_words
+    return whole or any(len(part) >= _NAMED_PART for part in name & said_words)
 
 
 def predicted_class(job: Job) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dicom_gam.errors import DicomGamError
-from dicom_gam.service.feedback import known_classes
+from dicom_gam.service.feedback import known_classes, names_patient
 from dicom_gam.service.reprocess import LeftOut, Selection, reprocess
 from dicom_gam.service.store import LOCK_WAIT_S, lock
 from dicom_gam.storage import sqlite_attention
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 200
 SHORTEST_REASON, LONGEST_REASON = 3, 500
 RETRIED, DISMISSED = "destination.retried", "destination.dismissed"  # as `delivery_review` calls them
-_SHORTEST_IDENTIFIER = 4  # shorter ones are found in any text
 
 
 class OrderError(DicomGamError):
@@ -237,21 +235,10 @@ def _check(things: Sequence[object], order: Order, *, need_reason: bool = True) 
 
 def _refuse_identity(store: Store, job_ids: Sequence[str], why: str) -> None:
     """Reasons go into the audit log, which holds no patient's data: refuse what is plainly this patient's."""
-    words = set(_words(why))
-    for job_id in dict.fromkeys(job_ids):
-        header = header_of(store.database, job_id)
-        if header is None:
-            continue
-        identifiers = (header.patient_id.strip().casefold(), header.accession_number.strip().casefold())
-        name = set(_words(header.patient_name))
-        named = any(len(text) >= _SHORTEST_IDENTIFIER and text in why.casefold() for text in identifiers)
-        if named or (len("".join(name)) >= _SHORTEST_IDENTIFIER and name <= words):
-            msg = "the reason names the patient, and it is kept in the audit log: say it without name and numbers"
-            raise OrderError(msg)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+    headers = (header_of(store.database, job_id) for job_id in dict.fromkeys(job_ids))
+    if any(names_patient(why, header) for header in headers if header is not None):
+        msg = "the reason names the patient, and it is kept in the audit log: say it without name and numbers"
+        raise OrderError(msg)
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def test_a_dismissal_and_an_override_need_a_reason_of_three_to_500_characters(st
 
 
 @pytest.mark.requirement("WEB-05")
-@pytest.mark.parametrize("why", ["jane2 DOE moved", "see P000002", "accession a0000002 is wrong"])
+@pytest.mark.parametrize("why", ["jane2 DOE moved", "as jane2 moved", "see P000002", "accession a0000002 is wrong"])
 def test_a_reason_that_names_the_patient_is_refused_and_not_put_on_record(store, jobs, why):
     order = Order("anna", why)
     with pytest.raises(OrderError, match="names the patient"):
