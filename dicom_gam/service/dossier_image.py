@@ -83,6 +83,7 @@ def _decision(conclusion: AuditRecord) -> Document:
         ("by the bundle", f"{bundle.get('name')} {bundle.get('version')}" if bundle.get("name") else ""),
         ("bundle's digest", bundle.get("digest")),
         ("settings' digest", keys.get("settings_digest")),
+        ("made with", keys.get("made_with")),
         ("rule", keys.get("rule")),
         ("unchanged since job", keys.get("unchanged_since_job")),
     ]

@@ -106,7 +106,9 @@ def _compared(job: Job, store: Store, pipelines: _Pipelines) -> Comparison:
     made = result_summary(result) | ({} if result.error is None else {"error": result.error})
     if "skipped" not in kept:  # which rule it was and where it went are no figures, and rules aren't kept
         kept.pop("rule", None)
-    kept.pop("unchanged_since_job", None)
+    for about in ("unchanged_since_job", "made_with"):  # another version must come to the same figures
+        kept.pop(about, None)
+        made.pop(about, None)
     return compare(kept, made, _maps(kept_map, result), bf16=bf16)
 
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dicom_gam import __version__
 from dicom_gam.dicom.result.result_file import series_of
 from dicom_gam.storage.rows import SIMILARITIES, JobFigures
 
@@ -30,6 +31,7 @@ def result_summary(result: AIResult) -> dict[str, Any]:
         },
         "bundle": {"name": result.bundle.name, "version": result.bundle.version, "digest": result.bundle.digest},
         "settings_digest": result.settings_digest,
+        "made_with": f"dicom_gam {__version__}",
         "outputs": [
             {
                 "role": item.role,

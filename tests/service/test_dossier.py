@@ -72,6 +72,7 @@ def test_a_dossier_answers_what_came_what_was_decided_what_was_sent_and_who_did_
         *("FAIL: A check was failed", "attention: does not match", "radiograph-anatomy 1.0.0", "ab" * 32),
         *("0.0040", "at least 0.5", "0.31", "hirescam", "alpha 0.05"),  # on which figures
         result["settings_digest"],
+        result["made_with"],
         *(output["sha256"] for output in outputs),
         *(output["sop_instance_uid"] for output in outputs),
         *("stored (status 0000)", "refused: out of resources (status A700)", "NOT delivered"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dicom_gam
 from dicom_gam.config import Settings
 from dicom_gam.service.comparison import ATTENTION, BF16_LOOSENED, MEASURED, PLACES, PROBABILITY, compare
 from dicom_gam.service.evidence import kept_attention_map
@@ -174,6 +175,12 @@ def test_the_settings_that_made_the_result_count_and_not_those_of_today(settings
 
 
 @pytest.mark.requirement("REP-03")
+def test_a_result_says_what_version_made_it_and_another_version_with_the_same_figures_is_no_difference(settings):
+    assert jobs_of(settings)[USABLE].result["made_with"] == f"dicom_gam {dicom_gam.__version__}"
+    rewrite(settings, USABLE, lambda result: result.update(made_with="dicom_gam 0.0.1"))
+    assert again(settings).outcome is Outcome.EQUAL
+
+
 def test_what_a_rule_skipped_needs_the_rules(settings):
     found = again(settings.model_copy(update={"rules": ()}), SKIPPED)
     assert (found.outcome, "--config" in found.why) == (Outcome.IMPOSSIBLE, True)
