@@ -17,6 +17,7 @@ from dicom_gam.errors import ConfigError
 from dicom_gam.pipeline import Pipeline
 from dicom_gam.records import Reason, ResultReference, Task, Verdict
 from dicom_gam.sections import Condition, DecodingSettings, Rule
+from dicom_gam.service.summary import result_summary
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=timezone(timedelta(hours=1)))
 
@@ -180,6 +181,7 @@ def test_a_bundle_that_is_not_loaded_is_an_error_of_that_image_alone_that_says_w
     assert lost.outcome == "ERROR"
     assert "'lost'" in lost.error
     assert "loaded are: radiograph-anatomy" in lost.error
+    assert result_summary(lost)["error"] == lost.error
     assert done.outcome == "PASS"
 
 

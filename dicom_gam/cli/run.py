@@ -61,9 +61,9 @@ def run(
     unusable, skipped by the rules, or could not be processed (the highest of these); 2 wrong use.
     """
     settings = _with_bundle(load_settings(config) if config else Settings(), bundle)
+    paths = list(_files(inputs))
     device = select_device(settings.processing.device)
     bundles = {name: load_bundle(name, device) for name in settings.bundles}
-    paths = list(_files(inputs))
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
@@ -160,7 +160,10 @@ def _write(result: AIResult, stem: Path) -> list[str]:
 def _files(inputs: Sequence[Path]) -> Iterator[Path]:
     for path in inputs:
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.is_file())
+            found = sorted(p for p in path.rglob("*") if p.is_file())
+            if not found:  # to go on would look like success
+                raise ConfigError(f"{path}: no file is in this folder. Give a folder that holds DICOM files.")
+            yield from found
         elif path.exists():
             yield path
         else:

@@ -103,7 +103,7 @@ def _compared(job: Job, store: Store, pipelines: _Pipelines) -> Comparison:
     received = datetime.fromtimestamp(job.received_at).astimezone()
     # Of the rules only what they skip is recomputed, so the bundle is the pipeline's own and not the one asked for.
     (result,) = pipeline([Task(instance, received, "", predecessors(job, store.jobs, store.results))])
-    made = result_summary(result) | ({} if result.error is None else {"error": result.error})
+    made = result_summary(result)
     if "skipped" not in kept:  # which rule it was and where it went are no figures, and rules aren't kept
         kept.pop("rule", None)
     for about in ("unchanged_since_job", "made_with"):  # another version must come to the same figures

@@ -46,6 +46,8 @@ def result_summary(result: AIResult) -> dict[str, Any]:
     }
     if result.rule:
         summary["rule"] = result.rule
+    if result.error is not None:
+        summary["error"] = result.error
     if result.skipped is not None:
         summary["skipped"] = result.skipped
     if result.rejection is not None:
