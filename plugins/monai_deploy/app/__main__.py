@@ -1,0 +1,5 @@
+"""The entry point of the application package: `python3 /opt/holoscan/app`."""
+
+from app import main
+
+main()
