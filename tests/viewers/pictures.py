@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import argparse
 import html
-import json
-import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import Page
+from pydicom import dcmread
 
 from tests.end_to_end.peers import DICOMWEB, Orthanc, free_port
+from tests.viewers.published_ohif import FOLDER, browser_context, installed_viewer
+from tests.viewers.reading import Reader, as_shown
 from tests.viewers.studies import Study, make_studies
 from tests.viewers.web_server import viewer_server
 
-OHIF_VERSION = "3.12.10"  # the version that plugins/ohif was tried with
-DRIVER = Path(__file__).with_name("driver.js")
 WIDTH, HEIGHT = 1500, 900
 _PROGRAMS = {
     "chromium": "chromium",
-    "node": "nodejs",
     "npm": "npm",
     "Orthanc": "orthanc orthanc-dicomweb",
     "dsr2html": "dcmtk",
@@ -42,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Take the pictures; 2 when a program is missing."""
     parser = argparse.ArgumentParser(prog="python -m tests.viewers.pictures", description=__doc__)
     parser.add_argument("output", type=Path, help="folder for the pictures")
-    parser.add_argument("--ohif", type=Path, default=Path("build/ohif"), help="folder that OHIF is installed into")
+    parser.add_argument("--ohif", type=Path, default=FOLDER, help="folder that OHIF is installed into")
     parser.add_argument("--readme", type=Path, help="folder for the four small pictures of the README")
     options = parser.parse_args(arguments)
     missing = sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
@@ -52,15 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.output.resolve()
     shutil.rmtree(output / "studies", ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
-    viewer = install_viewer(options.ohif.resolve())
+    try:
+        viewer = installed_viewer(options.ohif.resolve())
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 2
     studies = make_studies(output / "studies")
     pictures = dcmtk_pictures(studies, output)
     orthanc = Orthanc(output / "studies" / "orthanc", free_port(), **DICOMWEB)
     try:
         instances = {path: orthanc.store(path) for study in studies for path in (study.source, *study.results.values())}
         pictures += previews(orthanc, studies, instances, output)
-        with viewer_server(viewer / "package" / "dist", orthanc.http) as address:
-            pictures += browser_pictures(address, studies, output, viewer)
+        with viewer_server(viewer, orthanc.http) as address:
+            pictures += browser_pictures(address, studies, output)
     finally:
         orthanc.stop()
     write_index(pictures, output)
@@ -68,19 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_readme_pictures(output, options.readme)
     print(f"{len(pictures)} pictures: {output / 'index.html'}")
     return 0
-
-
-def install_viewer(folder: Path) -> Path:
-    """The built viewer and the browser's driver from npm, unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "node_modules" / "playwright-core").is_dir():
-        (folder / "package.json").write_text('{"private": true}')
-        _run("npm", "install", "--silent", "playwright-core", cwd=folder)
-    if not (folder / "package" / "dist" / "index.html").exists():
-        _run("npm", "pack", "--silent", f"@ohif/app@{OHIF_VERSION}", cwd=folder)
-        with tarfile.open(next(folder.glob("ohif-app-*.tgz"))) as archive:
-            archive.extractall(folder, filter="data")
-    return folder
 
 
 def dcmtk_pictures(studies: Sequence[Study], output: Path) -> list[Path]:
@@ -111,33 +100,39 @@ def previews(orthanc: Orthanc, studies: Sequence[Study], instances: dict[Path, s
     return pictures
 
 
-def browser_pictures(address: str, studies: Sequence[Study], output: Path, viewer: Path) -> list[Path]:
-    """OHIF as it opens a study and with the report opened in place of the source; the report as a page."""
-    steps = []
-    for study in studies:
-        name = study.verdict.lower()
-        steps += [_viewed(address, study, output / f"ohif-{name}.png")]
-        opened = _viewed(address, study, output / f"ohif-{name}-sr.png")
-        steps.append(opened | {"thumbnail": "AI verification report"})
-        page = (output / f"dsr2html-{name}.html").as_uri()
-        steps.append({"url": page, "picture": str(output / f"dsr2html-{name}.png"), "width": 900, "height": 1200})
-    request = json.dumps({"chromium": shutil.which("chromium"), "pages": steps})
-    environment = {**os.environ, "NODE_PATH": str(viewer / "node_modules")}
-    answer = _run("node", str(DRIVER), input=request, env=environment)
-    (output / "console.jsonl").write_text(answer)
-    return [Path(step["picture"]) for step in steps]
+def browser_pictures(address: str, studies: Sequence[Study], output: Path) -> list[Path]:
+    """OHIF's study list, each study as it opens, and with every score unfolded; the report as a page."""
+    pictures = []
 
+    def take(name: str, page: Page) -> None:
+        pictures.append(output / f"{name}.png")
+        page.wait_for_timeout(1000)  # drawing in software
+        page.screenshot(path=pictures[-1])
 
-def _viewed(address: str, study: Study, picture: Path) -> dict[str, object]:
-    return {
-        "url": f"{address}/viewer?StudyInstanceUIDs={study.uid}",
-        "picture": str(picture),
-        "width": WIDTH,
-        "height": HEIGHT,
-        "ready": "[data-cy=viewport-grid] canvas",
-        "settle_ms": 9000,  # software rendering on few cores
-        "clicks": ["Skip all", "Confirm and hide"],
-    }
+    with browser_context(WIDTH, HEIGHT) as context:
+        reader = Reader.at(context, address)
+        for study in studies:
+            name = study.verdict.lower()
+            reader.list_row(study.uid).get_by_text("AI verification report").first.wait_for()
+            take(f"ohif-{name}-list", reader.page)
+            reader.page.locator(f"[data-cy='{study.uid}']").click()
+            reader.open(study.uid)
+            _, *right = reader.panes()
+            overlay = min(right, key=lambda pane: (pane.bounding_box() or {})["y"])
+            reader.shows(overlay, as_shown(dcmread(study.results["overlay"])))
+            take(f"ohif-{name}", reader.page)
+            reader.page.get_by_text("All scores").click()
+            take(f"ohif-{name}-sr", reader.page)
+            reader.page.keyboard.press("Escape")
+        for complaint in reader.errors:
+            print(f"the browser complains: {complaint}", file=sys.stderr)
+        page = context.new_page()
+        page.set_viewport_size({"width": 900, "height": 1200})
+        for study in studies:
+            name = study.verdict.lower()
+            page.goto((output / f"dsr2html-{name}.html").as_uri())
+            take(f"dsr2html-{name}", page)
+    return pictures
 
 
 def write_index(pictures: Sequence[Path], output: Path) -> None:
@@ -161,7 +156,7 @@ def write_index(pictures: Sequence[Path], output: Path) -> None:
 
 def write_readme_pictures(output: Path, folder: Path) -> None:
     """The four small pictures of the README: at most 900 pixels wide."""
-    for name, picture in {"pass": "pass", "fail": "fail", "reject": "reject", "sr": "pass-sr"}.items():
+    for name, picture in {"pass": "pass", "fail": "fail", "reject": "reject", "sr": "fail-sr"}.items():
         with Image.open(output / f"ohif-{picture}.png") as large:
             small = large.convert("RGB").resize((900, round(900 * HEIGHT / WIDTH)), Image.Resampling.LANCZOS)
         small.save(folder / f"ohif-{name}.jpg", quality=80, optimize=True)

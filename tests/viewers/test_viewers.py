@@ -35,6 +35,7 @@ def display_set(*instances: Dataset) -> dict:
     pictured = first.Modality not in ("SR", "SEG", "PR", "KO")
     return {
         "displaySetInstanceUID": f"display-{first.SeriesInstanceUID}",
+        "StudyInstanceUID": first.StudyInstanceUID,
         "Modality": first.Modality,
         "SeriesDescription": first.get("SeriesDescription"),
         "numImageFrames": len(instances) if pictured else 0,
@@ -55,14 +56,19 @@ def naturalised(ds: Dataset) -> dict:
     return found
 
 
-def hung(*display_sets: dict) -> dict:
+def hung(*display_sets: dict, **more: str) -> dict:
     """What OHIF's configuration makes of a study's display sets, computed by the configuration itself."""
     node = shutil.which("node")
     if node is None:
         pytest.fail("node is missing: install the Debian package nodejs")
     command = [node, str(Path(__file__).with_name("hanging.js")), str(CONFIGURATION)]
     made = subprocess.run(
-        command, input=json.dumps(display_sets), capture_output=True, text=True, timeout=60, check=False
+        command,
+        input=json.dumps({"displaySets": display_sets, **more}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert made.returncode == 0, made.stderr
     return json.loads(made.stdout)
@@ -81,6 +87,10 @@ def series(ds: Dataset) -> str:
     return f"display-{ds.SeriesInstanceUID}"
 
 
+def report(ds: Dataset) -> str:
+    return f"report-{ds.SOPInstanceUID}"
+
+
 def parsed(objects: dict[str, bytes]) -> dict[str, Dataset]:
     return {role: dcmread(io.BytesIO(content)) for role, content in objects.items()}
 
@@ -95,7 +105,7 @@ def test_ohif_hangs_the_source_beside_its_overlay_and_its_report(kind, verdict):
     assert answer["mode"]["@ohif/mode-longitudinal"]["hangingProtocol"]["$set"] == [protocol["id"], "default"]
     assert answer["default"] in answer["sources"]
     assert protocol["protocolMatchingRules"], "OHIF would take its own protocol"
-    assert shown(protocol, 0) == [series(source), series(made["overlay"]), series(made["sr"])]
+    assert shown(protocol, 0) == [series(source), series(made["overlay"]), report(made["sr"])]
     assert answer["unsupported"] == [series(made["region"])], "OHIF breaks on regions that lie nowhere in the patient"
 
 
@@ -109,24 +119,74 @@ def test_ohif_never_pairs_an_image_with_the_overlay_of_another():
     protocol = hung(*sets)["protocol"]
     assert len(protocol["stages"]) == 2
     assert sorted(tuple(shown(protocol, n)) for n in range(2)) == sorted(
-        (series(source), series(objects["overlay"]), series(objects["sr"]))
+        (series(source), series(objects["overlay"]), report(objects["sr"]))
         for source, objects in zip(sources, made, strict=True)
     )
 
 
-def test_ohif_opens_the_instance_of_a_stack_that_belongs_to_the_source():
+@pytest.mark.requirement("OHI-04")
+def test_ohif_gives_every_image_of_one_series_its_own_overlay_and_its_own_report():
     first, second = sc_source(), sc_source()
     second.SOPInstanceUID += ".2"
-    made = [parsed(results("PASS", source)) for source in (first, second)]
-    stack = [objects["overlay"] for objects in made]
-    assert stack[0].SeriesInstanceUID == stack[1].SeriesInstanceUID
-    protocol = hung(display_set(first, second), display_set(*stack))["protocol"]
-    for stage in protocol["stages"]:
+    made = {str(source.SOPInstanceUID): parsed(results("PASS", source)) for source in (first, second)}
+    overlays, reports = ([objects[role] for objects in made.values()] for role in ("overlay", "sr"))
+    for stack in (overlays, reports):
+        assert stack[0].SeriesInstanceUID == stack[1].SeriesInstanceUID
+    answer = hung(display_set(first, second), display_set(*overlays), display_set(*reports))
+    assert len(answer["protocol"]["stages"]) == 2
+    for number, stage in enumerate(answer["protocol"]["stages"]):
         source, overlay = (
-            viewport["viewportOptions"]["initialImageOptions"]["index"] for viewport in stage["viewports"]
+            viewport["viewportOptions"]["initialImageOptions"]["index"] for viewport in stage["viewports"][:2]
         )
         assert source == overlay
-    assert len(protocol["stages"]) == 2
+        assert shown(answer["protocol"], number)[2] == report(reports[source])
+    assert answer["again"] == 0, "OHIF asks for the same instances again, and would list the reports twice"
+
+
+@pytest.mark.requirement("OHI-05")
+def test_ohif_tells_the_verdicts_of_the_open_study_only():
+    here, prior = dx_source(), dx_source()
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(prior, keyword, f"{prior[keyword].value}.9")
+    made = {"FAIL": parsed(results("FAIL", here)), "PASS": parsed(results("PASS", prior))}
+    sets = [display_set(ds) for ds in (here, prior, *made["FAIL"].values(), *made["PASS"].values())]
+    answer = hung(*sets, study=str(here.StudyInstanceUID))
+    assert [result["verdict"] for result in answer["results"]] == ["FAIL"]
+    assert len(answer["protocol"]["stages"]) == 1
+
+
+@pytest.mark.requirement("OHI-05")
+def test_a_verdict_that_overlay_and_report_state_differently_is_none():
+    source = dx_source()
+    made = parsed(results("FAIL", source))
+    made["overlay"].SeriesDescription = "AI Grad-CAM overlay - PASS"
+    (result,) = hung(*(display_set(ds) for ds in (source, *made.values())))["results"]
+    assert result["verdict"] == "UNCLEAR"
+
+
+@pytest.mark.requirement("OHI-05")
+def test_a_result_whose_image_is_not_in_the_study_is_still_told():
+    made = parsed(results("FAIL", dx_source()))
+    without_image = hung(*(display_set(ds) for ds in made.values()))
+    assert [result["verdict"] for result in without_image["results"]] == ["FAIL"]
+    assert without_image["protocol"]["protocolMatchingRules"] == []
+    (result,) = hung(display_set(made["sr"]))["results"]
+    assert result["verdict"] == "FAIL"
+
+
+@pytest.mark.requirement("OHI-07")
+def test_the_configuration_works_where_the_data_source_is_set_behind_it():
+    """As Orthanc's own OHIF plugin does: it appends assignments to the user's file."""
+    after = (
+        "window.config.routerBasename = '/ohif/';"
+        "window.config.dataSources = [{ sourceName: 'dicomweb', configuration: {} }];"
+        "window.config.defaultDataSourceName = 'dicomweb';"
+    )
+    source = dx_source()
+    made = parsed(results("PASS", source))
+    answer = hung(*(display_set(ds) for ds in (source, *made.values())), after=after)
+    assert answer["sources"] == [answer["default"]] == ["dicomweb"]
+    assert shown(answer["protocol"], 0) == [series(source), series(made["overlay"]), report(made["sr"])]
 
 
 def test_ohif_shows_the_newest_overlay_first_when_an_image_was_processed_again():
@@ -136,6 +196,7 @@ def test_ohif_shows_the_newest_overlay_first_when_an_image_was_processed_again()
     protocol = hung(*(display_set(ds) for ds in (source, *old.values(), *new.values())))["protocol"]
     assert shown(protocol, 0)[1] == series(new["overlay"])
     assert shown(protocol, 1)[1] == series(old["overlay"])
+    assert ["earlier" in stage["name"] for stage in protocol["stages"]] == [False, True]
 
 
 def test_a_study_without_overlay_keeps_ohifs_own_protocol():
@@ -150,15 +211,16 @@ def test_ohif_gets_the_outline_alone_and_a_report_without_one_as_text():
 
     source = dx_source()
     with_outline = hung(*(display_set(ds) for ds in (source, *parsed(results("PASS", source)).values())))
-    (report,) = with_outline["reports"]
-    assert not report["asText"]
-    for group in groups(report["content"]):  # OHIF 3.12 breaks on a group without coordinates
+    (given,) = with_outline["reports"]
+    assert not given["asText"]
+    assert len(groups(given["stored"])) > len(groups(given["content"])), "the stored report was changed"
+    for group in groups(given["content"]):  # OHIF 3.12 breaks on a group without coordinates
         types = [item["ValueType"] for item in group["ContentSequence"]]
         assert "SCOORD" in types
         assert "NUM" not in types
     flat = {"attention_status": "degenerate", "attention_map": np.zeros((8, 8), np.float32)}
     without = hung(*(display_set(ds) for ds in (source, *parsed(results("REJECT", source, **flat)).values())))
-    assert [report["asText"] for report in without["reports"]] == [True]
+    assert [given["asText"] for given in without["reports"]] == [True]
 
 
 @pytest.fixture(scope="module")
