@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs the real peers that the tests talk to; where it may not, says exactly what to install.
 set -u
-declare -A package=([openssl]=openssl [chromium]=chromium [pdftoppm]=poppler-utils [node]=nodejs [unshare]=util-linux [Orthanc]=orthanc [storescu]=dcmtk [dsrdump]=dcmtk [dciodvfy]=dicom3tools [dcentvfy]=dicom3tools [rsyslogd]=rsyslog)
+declare -A package=([systemd-analyze]=systemd [promtool]=prometheus [prometheus]=prometheus [nginx]=nginx [openssl]=openssl [chromium]=chromium [pdftoppm]=poppler-utils [node]=nodejs [unshare]=util-linux [Orthanc]=orthanc [storescu]=dcmtk [dsrdump]=dcmtk [dciodvfy]=dicom3tools [dcentvfy]=dicom3tools [rsyslogd]=rsyslog)
 missing=()
 for program in "${!package[@]}"; do
   command -v "$program" >/dev/null 2>&1 || missing+=("${package[$program]}")
 done
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing+=(orthanc-dicomweb)
+[ -e /usr/share/orthanc/plugins/libOrthancPython.so ] || missing+=(orthanc-python)
 compgen -G '/usr/lib/*/rsyslog/lmnsd_gtls.so' >/dev/null || missing+=(rsyslog-gnutls)
 [ ${#missing[@]} -eq 0 ] && exit 0
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
