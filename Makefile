@@ -3,15 +3,16 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+READY := $(VENV)/.runs
 STAMP := $(VENV)/.installed
 RADIOGRAPHS ?= ../shared/data/radiographs
 OUTPUT ?= build/radiograph-anatomy
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? 4 : cores)))
 
-.PHONY: demo test check bench bench-results bench-front-door bench-audit bench-web dashboard-pictures conformance conformance-matrix traceability viewers \
-  fault-matrix damage-table train-default-bundle evaluate suitability-experiment system-packages clean
+.PHONY: demo test check bench bench-results bench-front-door bench-audit bench-web dashboard-pictures conformance conformance-matrix traceability viewers image \
+  fault-matrix damage-table train-default-bundle evaluate suitability-experiment monai system-packages clean
 
-demo: $(STAMP)
+demo: $(READY)
 	$(BIN)/dicom-gam demo --output demo-output
 
 test: $(STAMP) system-packages
@@ -22,6 +23,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docker/check.py
 
 bench: $(STAMP) bench-results bench-audit bench-web bench-front-door
 	$(BIN)/python -m tests.benchmarks.bench_verification --json bench.json $(BENCH_ARGS)
@@ -66,6 +68,10 @@ traceability: $(STAMP) system-packages
 viewers: $(STAMP) system-packages
 	$(BIN)/python -m tests.viewers.pictures build/viewers
 
+# Builds the image with Docker, Podman or buildah, and tries it out. COMPUTE=cpu needs TORCH_INDEX, see docker/README.md.
+image:
+	bash docker/build-image.sh
+
 # Every page of the dashboard in chromium, desktop and tablet, light and dark, with what axe-core finds.
 dashboard-pictures: $(STAMP) system-packages
 	$(BIN)/python -m tests.web.pictures build/dashboard
@@ -95,11 +101,25 @@ suitability-experiment: $(STAMP)
 	$(BIN)/python conformance/default_bundle/prepare.py $(RADIOGRAPHS) > build/images.csv
 	$(BIN)/python conformance/suitability/experiment.py build/images.csv --output build/suitability $(SUITABILITY_ARGS)
 
-$(STAMP): pyproject.toml
+# The MONAI Deploy operators on the real App SDK, in an environment of its own: half a gigabyte. With
+# MONAI_MORE="highdicom monai" (6 GB) the SDK's own DICOM operators are there too.
+monai: $(STAMP)
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python build/monai
+	$(BIN)/uv pip install --quiet --python build/monai/bin/python 'monai-deploy-app-sdk>=4,<5' 'holoscan-cli>=4,<=4.2' \
+	  'pydicom>=3.0.1' pydicom-data $(MONAI_MORE) || \
+	  { echo "The App SDK can't be installed. It needs Linux on x86_64 with glibc 2.35, Python 3.10 to 3.13, and a package index."; exit 1; }
+	build/monai/bin/python -m tests.plugins.monai_check $(BIN)/dicom-gam
+
+# The node alone; and with it what tests and checks need.
+$(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "dicom_gam needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "No venv module: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	$(BIN)/uv pip install --python $(BIN)/python -e .
+	touch $@
+
+$(STAMP): $(READY)
 	$(BIN)/uv pip install --python $(BIN)/python -e '.[test,check]'
 	touch $@
 
