@@ -107,7 +107,9 @@ def _settings(config: Path | None, storage: Path | None) -> Settings:
 
 
 def _table(readings: list[DestinationReading]) -> Table:
-    table = Table("destination", "kind", "state", "pending", "retry", "unconfirmed", "sent", "dead")
+    table = Table(padding=(0, 1, 0, 0))  # so that it fits 80 columns
+    for column in ("destination", "kind", "state", "pending", "retry", "unconfirmed", "sent", "dead"):
+        table.add_column(column, overflow="fold")
     for reading in readings:
         counts = [
             reading.counts[state]
@@ -127,18 +129,19 @@ def _table(readings: list[DestinationReading]) -> Table:
 
 def _state(reading: DestinationReading) -> str:
     if reading.pause is not None:
-        return f"paused since {_moment(reading.pause.since)}"
+        return "paused"
     if reading.hold is not None:
-        return f"unreachable since {_moment(reading.hold.since)}"
+        return "unreachable"
     return "open"
 
 
 def _notes(reading: DestinationReading) -> list[str]:
     notes = []
     if reading.pause is not None:
-        notes.append(f"paused: {reading.pause.why}")
+        notes.append(f"paused since {_moment(reading.pause.since)}: {reading.pause.why}")
     if reading.hold is not None:
-        notes.append(f"tried {reading.hold.attempts} times: {reading.hold.cause}")
+        since = _moment(reading.hold.since)
+        notes.append(f"unreachable since {since}, tried {reading.hold.attempts} times: {reading.hold.cause}")
     waiting = reading.counts[DeliveryState.RETRY]
     if reading.next_at is not None and (waiting or reading.hold is not None) and reading.pause is None:
         notes.append(f"next try at {_moment(reading.next_at)}")

@@ -141,7 +141,7 @@ def _accounts(config: Path | None, storage: Path | None) -> Iterator[Accounts]:
 
 
 def _hand_over(name: str, password: str) -> None:
-    typer.echo(f"{name}: the password for the first log-in is  {password}")
+    typer.echo(f"{name}: the password for the next log-in is  {password}")
     typer.echo("Hand it over in person. It is shown this once only, and a new one is asked for at the log-in.")
 
 
