@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "audit": ("audit:app", "Look at and check the audit log."),
         "drift": ("drift:drift", "See whether a sender's images have changed since calibration."),
         "feedback": ("feedback:app", "Export what readers said about results, to calibrate on."),
-        "bundle": ("bundle:app", "Look at and check model bundles."),
+        "bundle": ("bundle:app", "Look at, check and make model bundles."),
         "train": ("train:train", "Train a network and make a bundle of it."),
         "calibrate": ("train:calibrate", "Calibrate a bundle on a site's images."),
         "evaluate": ("evaluate:evaluate", "Judge a bundle on images it has never seen."),

@@ -55,6 +55,18 @@ class Labelled:
             raise ValueError("these images were loaded without their frequency statistics")
         return Prepared(self.contents, self.frequency)
 
+    def select(self, rows: Sequence[int]) -> Labelled:
+        """The images of these rows, in this order."""
+        at = torch.tensor(rows, dtype=torch.long)
+        cues = None if self.cues is None else self.cues[at]
+        return Labelled(
+            self.contents[at],
+            self.labels[at],
+            [self.sources[row] for row in rows],
+            cues if cues is not None and cues.any() else None,
+            None if self.frequency is None else self.frequency[at],
+        )
+
 
 @dataclass(slots=True)
 class Curve:

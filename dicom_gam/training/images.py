@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from dicom_gam.records import Rejection
 from dicom_gam.training.cues import Cue, parse_cue
 
 REQUIRED_COLUMNS = ("path", "label", "group", "source")
+COLUMNS = (*REQUIRED_COLUMNS, "family", "role")
 ROLES = ("train", "validation", "calibration", "test", "unseen", "reference", "scaling")
 
 
@@ -79,6 +81,21 @@ def read_manifest(path: Path, labels: Iterable[str]) -> list[LabelledImage]:
     if not images:
         raise TrainingError(f"{path}: has no rows below the first line; list at least one image")
     return images
+
+
+def write_manifest(path: Path, images: Iterable[LabelledImage]) -> None:
+    """Write images as such a CSV, without cues. Raises TrainingError when it is there already or can't be written."""
+    try:
+        with path.open("x", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for image in images:
+                place = os.path.relpath(image.path, path.parent)
+                writer.writerow((place, image.label, image.group, image.source, image.family, image.role))
+    except FileExistsError as error:
+        raise TrainingError(f"{path}: is there already; remove it, or name another") from error
+    except OSError as error:
+        raise TrainingError(f"{path}: can't be written: {error.strerror}") from error
 
 
 def split_by_group(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,31 @@ from dicom_gam.training.images import (
     read_manifest,
     split_by_group,
 )
-from dicom_gam.training.model_card import calibration_text, model_card
+from dicom_gam.training.model_card import Words, calibration_text, model_card, trained_words
 from dicom_gam.training.specification import Schedule, Specification
 from dicom_gam.training.toml_text import manifest_text
 
 CURVE = "training.png"
 RECALIBRATION_FRACTIONS = {"reference": 0.30, "scaling": 0.20, "calibration": 0.50}
 CALIBRATION_ROLES = {"reference": ("train",), "scaling": ("validation", "scaling"), "calibration": ("calibration",)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dealt:
+    """Images dealt out to roles, each read once: `loaded` holds them role after role."""
+
+    split: Mapping[str, list[LabelledImage]]
+    loaded: Labelled
+
+    def fold(self, images: Sequence[LabelledImage]) -> Labelled:
+        """Some of these images as labelled contents."""
+        every = (image for role in self.split.values() for image in role)
+        position = {id(image): row for row, image in enumerate(every)}
+        return self.loaded.select([position[id(image)] for image in images])
+
+    def role(self, name: str) -> Labelled:
+        """The images of a role, none if nothing was dealt to it."""
+        return self.fold(self.split.get(name, []))
 
 
 def train_bundle(
@@ -47,19 +66,34 @@ def train_bundle(
 
     Training starts from random weights, or from those of the bundle `start_from`.
     """
-    manifest, schedule = specification.bundle, specification.training
-    split = deal(specification, images_csv)
-    folds = {role: load(manifest, dealt, role) for role, dealt in split.items()}
+    dealt = load_dealt(specification.bundle, deal(specification, images_csv))
     initial, origin = _start(start_from)
-    network, curve = fit(manifest, schedule, folds["train"], folds["validation"], device, initial)
-    calibration_folds = {name: load(manifest, dealt, name) for name, dealt in _real_only(manifest, split).items()}
-    files = _files(manifest, network, calibration_folds, schedule.prototypes, device)
-    files[CURVE] = curve.png()
+    train, validation = dealt.role("train"), dealt.role("validation")
+    network, curve = fit(specification.bundle, specification.training, train, validation, device, initial)
+    words = trained_words(specification, curve, origin)
+    return write_bundle(specification, network, dealt, words, {CURVE: curve.png()}, output, device)
+
+
+def write_bundle(
+    specification: Specification,
+    network: nn.Module,
+    dealt: Dealt,
+    words: Words,
+    more: Mapping[str, bytes],
+    output: Path,
+    device: torch.device,
+) -> Bundle:
+    """Calibrate, evaluate and write a network as a bundle. Raises TrainingError or BundleError with the remedy.
+
+    `more` are files that go into the bundle as they are.
+    """
+    manifest = specification.bundle
+    folds = {name: dealt.fold(images) for name, images in _real_only(manifest, dealt.split).items()}
+    files = {**_files(manifest, network, folds, specification.training.prototypes, device), **more}
     files[MODEL_CARD] = b"in the making"
     bundle = assemble(files, str(output), device)
-    unseen = {role: split.get(role, []) for role in ("test", "unseen")}
-    unseen_folds = {role: folds.get(role, load(manifest, [], role)) for role in unseen}
-    files[MODEL_CARD] = model_card(specification, bundle, curve, origin, split, unseen_folds).encode()
+    unseen = {role: dealt.role(role) for role in ("test", "unseen")}
+    files[MODEL_CARD] = model_card(specification, bundle, words, dealt.split, unseen).encode()
     write_files(output, files)
     return assemble(files, str(output), device)  # once more, for the digest with the finished card
 
@@ -105,6 +139,11 @@ def recalibrate_bundle(
     files[MODEL_CARD] += note.encode()
     write_files(output, files)
     return assemble(files, str(output), device)
+
+
+def load_dealt(manifest: Manifest, split: Mapping[str, list[LabelledImage]]) -> Dealt:
+    """Read every image that was dealt out, with a progress display. Raises TrainingError that names the file."""
+    return Dealt(split, load(manifest, [image for images in split.values() for image in images], "reading images"))
 
 
 def load(manifest: Manifest, images: Sequence[LabelledImage], title: str) -> Labelled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -18,35 +19,49 @@ from dicom_gam.training.images import LabelledImage
 from dicom_gam.training.specification import Specification
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a card says about how its network came to be.
+
+    `figures` stand above every figure, `making` is the section on the training.
+    """
+
+    figures: str
+    making: str
+
+
 def model_card(
     specification: Specification,
     bundle: Bundle,
-    curve: Curve,
-    started_from: str,
+    words: Words,
     split: Mapping[str, Sequence[LabelledImage]],
     folds: Mapping[str, Labelled],
 ) -> str:
-    """Markdown. `started_from` says where the first weights came from.
-
-    `folds` are "test" (other patients of the training sources) and "unseen" (other sources, families).
-    """
+    """Markdown. `folds` are "test" (other patients of the training sources) and "unseen" (other sources, families)."""
     manifest = bundle.manifest
     sections = [
         f"# {manifest.name} {manifest.version}",
         specification.card.summary,
         "## Intended use\n\n" + manifest.intended_use,
-        "## Figures\n\nEvery figure is computed by `dicom-gam train` on images that were not used to train, tune or "
-        "calibrate. Intervals are exact 95 % binomial intervals.",
+        f"## Figures\n\n{words.figures} Intervals are exact 95 % binomial intervals.",
         _figures(bundle, folds),
-        f"## Training\n\nSeed {specification.training.seed}, {specification.training.steps} steps of "
-        f"{specification.training.batch_size}; validation accuracy at the end {100 * curve.accuracy[-1][1]:.1f} %, "
-        f"including negatives. The curve is in `training.png`.{_guidance(specification, curve)}{started_from}\n\n"
-        + _split_table(split),
+        f"## Training\n\n{words.making}\n\n" + _split_table(split),
         "## Calibration\n\n" + calibration_text(bundle),
         "## Data, licences, attributions\n\n" + _sources(specification),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in specification.card.limits),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def trained_words(specification: Specification, curve: Curve, started_from: str) -> Words:
+    """Of a network that was trained here; `started_from` says where the first weights came from."""
+    schedule = specification.training
+    return Words(
+        "Every figure is computed by `dicom-gam train` on images that were not used to train, tune or calibrate.",
+        f"Seed {schedule.seed}, {schedule.steps} steps of {schedule.batch_size}; validation accuracy at the end "
+        f"{100 * curve.accuracy[-1][1]:.1f} %, including negatives. The curve is in `training.png`."
+        f"{_guidance(specification, curve)}{started_from}",
+    )
 
 
 def _guidance(specification: Specification, curve: Curve) -> str:
