@@ -18,10 +18,24 @@ _own = str(Path(sys.prefix) / "bin")
 _others = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != _own]
 os.environ["PATH"] = os.pathsep.join([*_others, _own])
 
+# Where nothing may be compiled for good, each of the many processes that tests start compiles torch anew: eight seconds
+# of its thirteen. Bytecode goes where it is in nobody's way; workers and processes inherit the place.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parents[1] / "build" / "bytecode")
+    sys.dont_write_bytecode = False
+
 # A gate gives the same answer twice: its examples are always the same. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("gate", derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", derandomize=False, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+SHORT = {"bundle", "dicom", "storage"}  # folders in which no file takes long
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put short files last: else a worker has a long one in hand at the end, and the others nothing."""
+    items.sort(key=lambda item: item.path.parent.name in SHORT)
 
 
 def pytest_collection_finish() -> None:

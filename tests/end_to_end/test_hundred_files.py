@@ -5,13 +5,16 @@ import random
 import sqlite3
 import subprocess
 from collections import Counter
+from copy import deepcopy
 
 import pydicom
 import pytest
+from openjpeg.utils import encode_array
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import generate_uid
 
 from dicom_gam.dicom.scu.stand_in_pacs import AE_TITLE, StandInPacs
-from tests.end_to_end.peers import NODE_AE, NodeProcess, free_port, program, wait_for, with_new_uid
+from tests.end_to_end.peers import NODE_AE, NodeProcess, free_port, program, sample, wait_for
 
 FINAL = {"done", "rejected", "failed", "quarantined"}
 VERDICTS = {"PASS", "FAIL", "REJECT"}
@@ -34,8 +37,8 @@ def drop_pixels(ds):
     del ds.PixelData
 
 
-def lie_about_rows(ds):
-    ds.Rows = 65535
+def lie_about_size(ds):
+    ds.Rows = ds.Columns = 65535
 
 
 def drop_rows(ds):
@@ -46,7 +49,20 @@ def claim_frames(ds):
     ds.NumberOfFrames = 40
 
 
-DAMAGES = [cut_stream, overwrite_stream, drop_pixels, lie_about_rows, drop_rows, claim_frames]
+def small(name: str):
+    """A sample with every fourth row and column, in its own compression: its size shows nothing here."""
+    ds = pydicom.dcmread(sample(name))
+    pixels = ds.pixel_array[::4, ::4].copy()
+    ds.Rows, ds.Columns = pixels.shape[:2]
+    if name.endswith("_J2KR.dcm"):
+        stream = encode_array(pixels, bits_stored=ds.BitsStored, photometric_interpretation=2, use_mct=False)
+        ds.PixelData = encapsulate([stream])
+    else:
+        ds.PixelData = pixels.tobytes()
+    return ds
+
+
+DAMAGES = [cut_stream, overwrite_stream, drop_pixels, lie_about_size, drop_rows, claim_frames]
 
 
 @pytest.fixture
@@ -54,13 +70,13 @@ def hundred(tmp_path):
     """A hundred files with a hundred SOP Instance UIDs: 70 whole ones of several kinds, 30 damaged radiographs."""
     folder = tmp_path / "hundred"
     folder.mkdir()
+    kinds = {name: small(name) if name.startswith("RG") else pydicom.dcmread(sample(name)) for name in GOOD}
     for i in range(100):
-        path = folder / f"{i:03d}.dcm"
-        with_new_uid(GOOD[i % len(GOOD)] if i < 70 else "RG3_J2KR.dcm", path, f"hundred{i}")
+        ds = deepcopy(kinds[GOOD[i % len(GOOD)] if i < 70 else "RG3_J2KR.dcm"])
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[f"hundred{i}"])
         if i >= 70:
-            ds = pydicom.dcmread(path)
             DAMAGES[i % len(DAMAGES)](ds)
-            ds.save_as(path)
+        ds.save_as(folder / f"{i:03d}.dcm")
     return folder
 
 

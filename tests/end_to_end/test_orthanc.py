@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.peers import program, sample, wait_for
+from tests.end_to_end.peers import program, sample, wait_for, with_new_uid
 
 
 def complaints(path: Path) -> set[str]:
@@ -18,15 +18,16 @@ def complaints(path: Path) -> set[str]:
 @pytest.mark.requirement("RES-26", "RES-02")
 def test_results_of_an_image_sent_by_orthanc_arrive_in_its_own_study(site, tmp_path):
     orthanc, _ = site
-    sent = sample("RG1_UNCR.dcm")
+    sent, earlier = sample("RG1_UNCR.dcm"), set(orthanc.get("/instances"))
     source = orthanc.store(sent)
     before = orthanc.call(f"/instances/{source}/file")
     orthanc.send_to_node(source)
-    wait_for(lambda: len(orthanc.get("/instances")) == 3, what="arrival of report and overlay")
+    wait_for(lambda: len(orthanc.get("/instances")) == len(earlier) + 3, what="arrival of report and overlay")
 
-    assert len(orthanc.get("/studies")) == 1
+    new = set(orthanc.get("/instances")) - earlier
+    assert len({orthanc.get(f"/instances/{instance}/study")["ID"] for instance in new}) == 1
     assert orthanc.call(f"/instances/{source}/file") == before
-    results = {tags["Modality"]: i for i, tags in orthanc.instances().items() if i != source}
+    results = {orthanc.get(f"/instances/{i}/simplified-tags")["Modality"]: i for i in new if i != source}
     assert set(results) == {"SR", "OT"}
     files = {modality: tmp_path / f"{modality}.dcm" for modality in results}
     for modality, path in files.items():
@@ -43,15 +44,17 @@ def test_results_of_an_image_sent_by_orthanc_arrive_in_its_own_study(site, tmp_p
 
 
 @pytest.mark.requirement("DEC-10")
-def test_own_results_sent_to_the_node_do_not_loop(site):
+def test_own_results_sent_to_the_node_do_not_loop(site, tmp_path):
     orthanc, _ = site
+    earlier = len(orthanc.get("/instances"))
     source = orthanc.store(sample("RG3_UNCR.dcm"))
     orthanc.send_to_node(source)
-    wait_for(lambda: len(orthanc.get("/instances")) == 4, what="arrival of report, overlay and rejection note")
+    wait_for(lambda: len(orthanc.get("/instances")) == earlier + 4, what="report, overlay and rejection note")
     for instance in orthanc.get("/instances"):
         orthanc.send_to_node(instance)
     # one more image afterwards shows that the node has worked off what came before
-    other = orthanc.store(sample("RG1_UNCR.dcm"))
+    with_new_uid("RG1_UNCR.dcm", tmp_path / "other.dcm", "after the loop")
+    other = orthanc.store(tmp_path / "other.dcm")
     orthanc.send_to_node(other)
-    wait_for(lambda: len(orthanc.get("/instances")) >= 7, what="arrival of the second results")
-    assert len(orthanc.get("/instances")) == 7
+    wait_for(lambda: len(orthanc.get("/instances")) >= earlier + 7, what="arrival of the second results")
+    assert len(orthanc.get("/instances")) == earlier + 7
