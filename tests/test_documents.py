@@ -199,7 +199,8 @@ def _commands(name):
     text = _FENCED.sub(lambda found: "\n".join("    " + line for line in found[0].splitlines()), _read(name))
     blocks = [(line, True) for line in re.findall(r"(?m)^ {4,}(?:\S*/)?dicom-gam (.*)$", text)]
     prose = re.sub(r"(?m)^ {4,}.*$", "", text)
-    return blocks + [(span[10:], False) for span in _SPAN.findall(prose) if span.startswith("dicom-gam ")]
+    spans = [span[10:] for span in _SPAN.findall(prose) if span.startswith("dicom-gam ")]
+    return blocks + [(span, False) for span in spans if not span.startswith("@")]  # "dicom-gam @ ...": a requirement
 
 
 def _faults(text, whole):
