@@ -104,7 +104,7 @@ class Receivers:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dicom_gam.service.receiver"],
+            [sys.executable, "-P", "-m", "dicom_gam.service.receiver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(self._order.listening,),

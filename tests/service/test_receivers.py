@@ -54,6 +54,15 @@ def test_receivers_have_no_network_library_and_no_torch_in_memory(shared):
             assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
+def test_receivers_import_nothing_from_the_folder_that_the_node_was_started_in(shared, tmp_path, monkeypatch):
+    shadow = tmp_path / "elsewhere" / "dicom_gam"  # such as the folder above a checkout
+    shadow.mkdir(parents=True)
+    (shadow / "__init__.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(shadow.parent)
+    with Node(shared(), process):
+        assert len(receiver_pids()) == 2
+
+
 @pytest.mark.requirement("DOOR-14")
 def test_a_receiver_that_dies_is_replaced_and_the_loss_is_on_record(shared):
     configured = shared()
