@@ -100,6 +100,9 @@ def _made(what: str, check: Check, case: Case) -> Iterator[Examined]:
             yield Examined(what, finding.level, finding.found, finding.remedy, time.monotonic() - began)
     except DicomGamError as error:
         yield Examined(what, Level.FAIL, str(error), "", time.monotonic() - began)
+    except PermissionError as error:
+        found = f"{error.filename} is closed to the user who runs this"
+        yield Examined(what, Level.FAIL, found, "run it as the user of the service", time.monotonic() - began)
     except Exception as error:  # the outermost loop of the doctor: no fault may hide the others
         remedy = "this is a defect of `dicom-gam doctor` itself, report it"
         yield Examined(what, Level.FAIL, f"could not be looked at: {describe(error)}", remedy, time.monotonic() - began)

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from dicom_gam.errors import StorageError
-from dicom_gam.service.store import DATABASE_FILE
+from dicom_gam.service.store import DATABASE_FILE, has_database
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,9 +49,8 @@ class Case:
 
     @property
     def database(self) -> Path | None:
-        """Its database; None when it has none yet."""
-        path = self.folder / DATABASE_FILE
-        return path if path.is_file() else None
+        """Its database; None when it has none yet. Raises StorageError when this user may not look."""
+        return self.folder / DATABASE_FILE if has_database(self.folder) else None
 
     @property
     def runs(self) -> bool:

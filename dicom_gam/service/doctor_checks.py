@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dicom_gam.service.audit_check import check_log, signatures_told
-from dicom_gam.service.doctor_case import duration, fail, ok, size, warn
+from dicom_gam.service.doctor_case import Level, duration, fail, ok, size, warn
 from dicom_gam.service.store import AUDIT_FILE
 from dicom_gam.storage.audit_signing import KEY_FILE
 from dicom_gam.storage.inspection import destination_reports, faults, job_report, layout, log_bytes
@@ -56,10 +56,10 @@ def check_folder(case: Case) -> Iterator[Finding]:
     sound = True
     if status.st_uid != os.geteuid():
         sound = False
-        yield warn(
-            f"{folder} belongs to {_user(status.st_uid)}, and this is run by {_user(os.geteuid())}",
-            f"run it as the user of the service: sudo -u {_user(status.st_uid)} dicom-gam doctor ...",
-        )
+        found = _of_another(folder, status.st_uid)
+        yield found
+        if found.level is Level.FAIL:
+            return
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         sound = False
         yield fail(f"{folder} can't be written to by {_user(os.geteuid())}", "give the service's user the right to")
@@ -79,6 +79,14 @@ def check_folder(case: Case) -> Iterator[Finding]:
     if sound:
         note = "" if case.database else "; no node has run on it yet"
         yield ok(f"{folder} is there, belongs to {_user(status.st_uid)} and is closed to others{note}")
+
+
+def _of_another(folder: Path, owner: int) -> Finding:
+    closed = not os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+    return (fail if closed else warn)(
+        f"{folder} belongs to {_user(owner)}, and this is run by {_user(os.geteuid())}",
+        f"run it as the user of the service: runuser -u {_user(owner)} -- dicom-gam doctor ...",
+    )
 
 
 def check_space(case: Case) -> Iterator[Finding]:

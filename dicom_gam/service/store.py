@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,19 +83,33 @@ def open_store(settings: Settings, *, create: bool = False) -> Store:
 
 def database_of(folder: Path) -> Path:
     """The database of a storage folder. Raises StorageError when the folder is none."""
-    path = folder / DATABASE_FILE
-    if not path.is_file():
+    if not has_database(folder):
         msg = f"{folder} is not the storage folder of a node: give the path that node.storage names"
         raise StorageError(msg)
-    return path
+    return folder / DATABASE_FILE
+
+
+def has_database(folder: Path) -> bool:
+    """Whether a folder holds a node's database. Raises StorageError when this user may not look."""
+    try:
+        return stat.S_ISREG((folder / DATABASE_FILE).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        msg = f"{folder} can't be looked into ({error.strerror}): run this as the user that the node runs as"
+        raise StorageError(msg) from error
 
 
 def lock(path: Path, kind: int, wait_s: float, why: str) -> int:
     """Lock a file (`fcntl.LOCK_EX` or `LOCK_SH`); the system gives it free when the process ends, however it does.
 
-    Raises StorageError that says `why` when someone else still holds it after `wait_s`.
+    Raises StorageError when it can't be opened, or, saying `why`, when someone else still holds it after `wait_s`.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        msg = f"{path} can't be opened ({error.strerror}): run this as the user that the folder belongs to"
+        raise StorageError(msg) from error
     deadline = time.monotonic() + wait_s
     while True:
         try:

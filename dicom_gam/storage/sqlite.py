@@ -100,7 +100,7 @@ class Database:
                 "SQLITE_FULL": "free some space",
                 "SQLITE_NOTADB": "it is not a database: move it aside",
                 "SQLITE_CORRUPT": "it is damaged: restore it from a backup",
-                "SQLITE_CANTOPEN": "give the service's user the right to write there",
+                "SQLITE_CANTOPEN": "give the service's user the right to write there, or run this as that user",
                 "SQLITE_READONLY": "give the service's user the right to write there",
             }.get(name, "see to the disk and the file")
             msg = f"the database {self._path} can't be used ({name}: {error}): {remedy}"
