@@ -120,7 +120,7 @@ $(READY): pyproject.toml
 	  { echo "$(PYTHON) has no venv module. On Debian or Ubuntu, as root: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	$(BIN)/uv pip install --python $(BIN)/python -e .
+	$(BIN)/uv pip install --python $(BIN)/python -e . || $(BIN)/python -m pip install -e .  # pip knows the site's pip.conf
 	touch $@
 
 $(STAMP): $(READY)

@@ -35,6 +35,8 @@ def info(
         return
     manifest = loaded.manifest
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest that is cut short can't be compared
     rows = {
         "bundle": f"{manifest.name} {manifest.version}",
         "digest": loaded.identity.digest,

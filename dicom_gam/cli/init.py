@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -154,8 +156,9 @@ def _check(output: Path) -> None:
 
 
 def _say_what_is_next(answers: Answers, output: Path) -> None:
+    command = "dicom-gam" if shutil.which("dicom-gam") else Path(sys.executable).with_name("dicom-gam")
     typer.echo("Next:")
     if answers.dashboard:
-        typer.echo(f"  dicom-gam users add YOUR_NAME --role operator --config {output}")
-    typer.echo(f"  dicom-gam doctor --config {output}")
-    typer.echo(f"  dicom-gam serve --config {output}")
+        typer.echo(f"  {command} users add YOUR_NAME --role operator --config {output}")
+    typer.echo(f"  {command} doctor --config {output}")
+    typer.echo(f"  {command} serve --config {output}")

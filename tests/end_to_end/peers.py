@@ -154,7 +154,7 @@ class NodeProcess:
             command = [sys.executable, "-m", "dicom_gam", "serve", "--config", str(self.config)]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        wait_for(lambda: self._is_up(starts), what="the node's start")
+        wait_for(lambda: self._is_up(starts), timeout_s=120, what="the node's start")
 
     def _starts(self) -> int:
         log = self.folder / "node.log"
