@@ -64,7 +64,7 @@ def _always(words: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda _: words
 
 
-_VERIFY = "run dicom-gam audit verify, and compare with a backup of the log; nothing is accepted until it is whole"
+_VERIFY = "run dicom-gam audit verify, which names the record, and compare with a backup of the log"
 _WORDS: Mapping[str, tuple[Occasion, str, Callable[[Mapping[str, Any]], str], str]] = MappingProxyType(
     {
         "delivery.dead": (
