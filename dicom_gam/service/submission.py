@@ -212,6 +212,6 @@ def _why_unwanted(sop_class: str, dataset: bytes, extra_sop_classes: Sequence[st
         return Rejection(
             Reason.NOT_ACCEPTED_SOP_CLASS,
             f"SOP Class UID {sop_class} is not a radiograph's. "
-            "Send CR, DX, MG or intra-oral images only, or list the class in intake.extra_sop_classes.",
+            "Send CR, DX, MG, intra-oral or scanned radiographs, or list the class in intake.extra_sop_classes.",
         )
     return None

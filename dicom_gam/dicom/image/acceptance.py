@@ -194,7 +194,7 @@ def _refuse_sop_class(dataset: Dataset, intake: IntakeSettings) -> None:
         raise Refused(
             Reason.NOT_ACCEPTED_SOP_CLASS,
             f"{name} is not a radiograph's SOP class. "
-            "Send CR, DX, MG or intra-oral images only, or list the class in intake.extra_sop_classes.",
+            "Send CR, DX, MG, intra-oral or scanned radiographs, or list the class in intake.extra_sop_classes.",
         )
     modality = text(dataset, "Modality")
     if sop_class in SECONDARY_CAPTURE_SOP_CLASSES and modality not in RADIOGRAPHIC_MODALITIES:
