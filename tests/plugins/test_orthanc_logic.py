@@ -11,6 +11,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from dicom_gam.dicom.image import acceptance
+
 CONFIGURATION = {"DicomModalities": {"node": ["DICOM_GAM", "127.0.0.1", 11112]}, "DicomGam": {"Modality": "node"}}
 FOLDER = Path(__file__).parents[2] / "plugins" / "orthanc"
 EXAMPLE, README = FOLDER / "orthanc-example.json", FOLDER / "README.md"
@@ -25,6 +27,13 @@ def plugin(monkeypatch):
     monkeypatch.setitem(sys.modules, "orthanc", stand_in)
     names = ("host", "settings", "rules", "report", "study", "follower")
     return SimpleNamespace(**{n: importlib.import_module(f"plugins.orthanc.dicom_gam_orthanc.{n}") for n in names})
+
+
+def test_the_plugin_takes_for_radiographs_what_the_node_takes_for_radiographs(plugin):
+    rules = plugin.rules  # a plugin imports nothing of the node, so it has the table once more
+    assert set(acceptance.ACCEPTED_SOP_CLASSES) == rules.RADIOGRAPH_SOP_CLASSES | rules.SECONDARY_CAPTURE_SOP_CLASSES
+    assert set(acceptance.SECONDARY_CAPTURE_SOP_CLASSES) == rules.SECONDARY_CAPTURE_SOP_CLASSES
+    assert set(acceptance.RADIOGRAPHIC_MODALITIES) == rules.RADIOGRAPHIC_MODALITIES
 
 
 def settings_of(plugin, **more):
