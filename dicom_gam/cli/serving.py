@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from dicom_gam.bundle.bundle import Bundle, describe_device, load_bundle, select_device
@@ -21,13 +21,20 @@ from dicom_gam.web.site import Site
 
 def serve_until_signal(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises DicomGamError when it can't begin, or should not."""
+    with assembled(settings) as (node, dashboard):
+        run_until_signal(node, dashboard)
+
+
+@contextmanager
+def assembled(settings: Settings) -> Iterator[tuple[Node, AbstractContextManager[None]]]:
+    """The node and its dashboard, both to be entered; decoders run as long as the block. Raises DicomGamError."""
     refuse_wide_open(settings)  # before the bundles are loaded, which takes a while
     refuse_open_web(settings.web)
     device = select_device(settings.processing.device)
     bundles = {name: load_bundle(name, device) for name in settings.bundles}
     with DecoderPool(settings) as decode:
         node = Node(settings, Pipeline(bundles, settings, decode), about=describe_device(device) | _about(bundles))
-        run_until_signal(node, _dashboard(settings, node))
+        yield node, _dashboard(settings, node)
 
 
 def _about(bundles: dict[str, Bundle]) -> dict[str, Any]:

@@ -21,19 +21,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
-from dicom_gam.bundle.bundle import load_bundle
+from dicom_gam.cli.serving import assembled
 from dicom_gam.config import load_settings
-from dicom_gam.dicom.image.decoder_pool import DecoderPool
-from dicom_gam.pipeline import Pipeline
-from dicom_gam.service.front_door import refuse_wide_open
-from dicom_gam.service.node import Node
-from dicom_gam.service.store import open_store
-from dicom_gam.web.app import make_app
-from dicom_gam.web.server import WebServer
-from dicom_gam.web.site import Site
 from tests.end_to_end.peers import free_port, program, sample, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -87,15 +78,8 @@ class Stack:
                 "/run/dicom-gam": str(self.folder / "certificate"),
             },
         )
-        settings = load_settings(config)
-        refuse_wide_open(settings)
-        bundles = {name: load_bundle(name, torch.device("cpu")) for name in settings.bundles}
-        decode = self.open.enter_context(DecoderPool(settings))
-        node = self.open.enter_context(Node(settings, Pipeline(bundles, settings, decode)))
-        store = self.open.enter_context(open_store(settings))
-        web = WebServer(settings, make_app(Site(settings, store, node.vitals)))
-        self.open.callback(web.stop)
-        web.start()
+        for part in self.open.enter_context(assembled(load_settings(config))):
+            self.open.enter_context(part)
 
     def start_orthanc(self) -> None:
         ports = self.ports
