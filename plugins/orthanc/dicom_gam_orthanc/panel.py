@@ -63,7 +63,6 @@ class Panel:
 
     def _view(self, study: str) -> dict[str, Any]:
         view = view_of(study, self._host, self._studies, self._follower, self._node)
-        view["node_configured"] = self._node.is_configured
         asked_at, reports = self._again.get(study, ("", {}))
         for image in view["images"]:
             image["again"] = _course_of_again(image, asked_at, reports)

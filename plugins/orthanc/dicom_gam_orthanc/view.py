@@ -41,6 +41,7 @@ def view_of(study: str, host: Host, studies: Studies, follower: Follower, node: 
         "unconfirmed_reports": reading.untrusted,
         "outage": asdict(follower.outage) if follower.outage else None,
         "node_said": node_said,
+        "node_configured": node.is_configured,
         "can_process_again": node.is_configured and any(image["job"] for image in images),
         "can_send": any(image["state"] in (UNSENT, REFUSED, AWAITED) for image in images) and not queued,
         "awaiting": awaiting,
